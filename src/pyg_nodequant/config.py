@@ -1,0 +1,277 @@
+"""Frozen settings of every part of the package, validated when they are made.
+
+These dataclasses know nothing of Hydra: :mod:`pyg_nodequant.app.schema` holds
+their unfrozen twins and converts them to these. Every error names the setting,
+the allowed values and the value it got.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+RECIPES = ("node_aware", "paper", "uniform", "float")
+WHERE = ("output", "input", "both")
+RANGES = ("symmetric", "minmax", "learned")
+MAX_SUPPORTED_BITS = 8
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    r"""Raises :class:`ValueError` unless :obj:`value` is in :obj:`allowed`."""
+    if value not in allowed:
+        raise ValueError(f"'{name}' needs to be one of {', '.join(allowed)} "
+                         f"(got '{value}')")
+
+
+def check_number(
+    name: str,
+    value: float,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    integer: bool = False,
+    open_low: bool = False,
+) -> None:
+    r"""Raises :class:`ValueError` unless :obj:`low <= value <= high`."""
+    kind = "an integer" if integer else "a number"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    valid = (is_number and math.isfinite(value)
+             and (not integer or float(value).is_integer())
+             and (value > low if open_low else value >= low) and value <= high)
+    if not valid:
+        if math.isinf(high) and math.isinf(low):
+            bounds = ""
+        elif math.isinf(high):
+            bounds = f" {'above' if open_low else 'of at least'} {low:g}"
+        else:
+            bounds = f" in {'(' if open_low else '['}{low:g}, {high:g}]"
+        raise ValueError(f"'{name}' needs to be {kind}{bounds} (got {value})")
+
+
+@dataclass(frozen=True)
+class NodeQuantConfig:
+    r"""How a model is quantized, node by node.
+
+    Args:
+        recipe (str): :obj:`"node_aware"` (float warm start, widths from the
+            sensitivity of the scores, exact budget, distilled fine-tuning),
+            :obj:`"paper"` (sigmoid controller trained jointly with BPR and
+            the storage loss, rounded at the end), :obj:`"uniform"` (one width
+            for all nodes, same fine-tuning) or :obj:`"float"`.
+        where (str): :obj:`"output"` quantizes the propagated embeddings that
+            are served, :obj:`"input"` the layer-0 table, :obj:`"both"` both.
+        min_bits (int): Smallest width of a node, in bits.
+        max_bits (int): Largest width of a node, in bits (at most 8).
+        target_bits (float): Mean width in bits to meet exactly
+            (:obj:`"node_aware"` only).
+        bits (int): The width of :obj:`"uniform"`.
+        lambda_storage (float): Weight of the storage loss
+            :math:`\frac{1}{N}\sum_i b_i d` (:obj:`"paper"` only).
+        range (str): :obj:`"symmetric"` (Gaussian span of the row's root mean
+            square), :obj:`"minmax"` (of the row) or :obj:`"learned"`.
+        sensitivity_power (float): Exponent that tempers the sensitivity;
+            below 1 the cold nodes keep more bits.
+        distill_weight (float): Weight of the list-wise KL to the float model.
+        bpr_weight (float): Weight of BPR while fine-tuning.
+        temperature (float): Temperature of the list-wise softmax.
+        distill_users (int): Users a fine-tuning step distils.
+        finetune_steps (int): Fine-tuning steps after the widths are frozen.
+        finetune_lr (float): Their peak learning rate.
+        float_baseline (bool): Whether :obj:`"paper"` also trains the float
+            model that its numbers are compared with.
+
+    Raises:
+        ValueError: If a value is outside its allowed range.
+
+    Example:
+        >>> NodeQuantConfig(target_bits=2.0).max_bits
+        8
+        >>> NodeQuantConfig(max_bits=99)
+        Traceback (most recent call last):
+            ...
+        ValueError: 'quant.max_bits' needs to be an integer in [1, 8] (got 99)
+    """
+
+    recipe: str = "node_aware"
+    where: str = "output"
+    min_bits: int = 1
+    max_bits: int = 8
+    target_bits: float = 2.0
+    bits: int = 2
+    lambda_storage: float = 1e-4
+    range: str = "symmetric"
+    sensitivity_power: float = 1.0
+    distill_weight: float = 1.0
+    bpr_weight: float = 0.3
+    temperature: float = 0.5
+    distill_users: int = 256
+    finetune_steps: int = 400
+    finetune_lr: float = 4e-3
+    float_baseline: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("quant.recipe", self.recipe, RECIPES)
+        check_choice("quant.where", self.where, WHERE)
+        check_choice("quant.range", self.range, RANGES)
+        top = MAX_SUPPORTED_BITS
+        check_number("quant.max_bits", self.max_bits, 1, top, integer=True)
+        check_number("quant.min_bits", self.min_bits, 1, top, integer=True)
+        if self.min_bits > self.max_bits:
+            raise ValueError(f"'quant.min_bits' needs to be at most "
+                             f"'quant.max_bits' = {self.max_bits} "
+                             f"(got {self.min_bits})")
+        check_number("quant.bits", self.bits, 1, top, integer=True)
+        if self.recipe == "node_aware":
+            check_number("quant.target_bits", self.target_bits, self.min_bits,
+                         self.max_bits)
+        check_number("quant.lambda_storage", self.lambda_storage, 0)
+        check_number("quant.sensitivity_power", self.sensitivity_power, 0, 4)
+        check_number("quant.distill_weight", self.distill_weight, 0)
+        check_number("quant.bpr_weight", self.bpr_weight, 0)
+        check_number("quant.temperature", self.temperature, 0, open_low=True)
+        check_number("quant.distill_users", self.distill_users, 1,
+                     integer=True)
+        check_number("quant.finetune_steps", self.finetune_steps, 0,
+                     integer=True)
+        check_number("quant.finetune_lr", self.finetune_lr, 0, open_low=True)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    r"""The LightGCN encoder: :obj:`embedding_dim` numbers a node,
+    :obj:`num_layers` propagation steps (0 is matrix factorization).
+    """
+
+    embedding_dim: int = 64
+    num_layers: int = 3
+
+    def __post_init__(self) -> None:
+        check_number("model.embedding_dim", self.embedding_dim, 1, 4096,
+                     integer=True)
+        check_number("model.num_layers", self.num_layers, 0, 16, integer=True)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    r"""Adam with L2 on the layer-0 rows of a batch.
+
+    Args:
+        lr (float): Learning rate of the float stage.
+        l2 (float, optional): L2 weight :math:`\gamma` in
+            :math:`\frac{\gamma}{2B}\sum \lVert e \rVert^2` over the layer-0
+            rows of the batch's users, positives and negatives. (default:
+            :obj:`None`, 60 divided by the number of training interactions)
+    """
+
+    lr: float = 0.01
+    l2: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        check_number("optimizer.lr", self.lr, 0, open_low=True)
+        if self.l2 is not None:
+            check_number("optimizer.l2", self.l2, 0)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    r"""How long and on what the model trains.
+
+    An epoch is one pass over the training interactions. The learning rate
+    stays constant until the validation metric has not improved for
+    :obj:`patience` evaluations, then falls to zero along a cosine that takes
+    :obj:`anneal` times the steps so far; the best epoch on validation is kept.
+    """
+
+    max_epochs: int = 1000
+    batch_size: int = 16384
+    eval_every: int = 100  # optimizer steps between two validations
+    patience: int = 5
+    anneal: float = 0.5
+    max_minutes: float = 0.0  # 0: no limit on the float stage
+    monitor: str = "ndcg@20"
+    max_val_users: int = 10000
+    device: str = "auto"
+    threads: int = 0  # 0: leave torch's own choice
+    resume: Optional[str] = None
+    checkpoint_minutes: float = 1.0
+    progress: bool = True
+    logger: str = "csv"
+
+    def __post_init__(self) -> None:
+        check_number("trainer.max_epochs", self.max_epochs, 1, integer=True)
+        check_number("trainer.batch_size", self.batch_size, 1, integer=True)
+        check_number("trainer.eval_every", self.eval_every, 1, integer=True)
+        check_number("trainer.patience", self.patience, 1, integer=True)
+        check_number("trainer.anneal", self.anneal, 0, 10)
+        check_number("trainer.max_minutes", self.max_minutes, 0)
+        check_number("trainer.max_val_users", self.max_val_users, 1,
+                     integer=True)
+        check_number("trainer.threads", self.threads, 0, integer=True)
+        check_number("trainer.checkpoint_minutes", self.checkpoint_minutes, 0)
+        check_choice("trainer.logger", self.logger, ("csv", "tensorboard"))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    r"""Which interactions are read and how they are split.
+
+    Args:
+        name (str): :obj:`"synthetic"`, :obj:`"csv"`, :obj:`"lightgcn_txt"`,
+            :obj:`"recbole"` or a named set (:obj:`"lastfm"`, ...).
+        root (str): Read-only folder of the named sets.
+        cache_dir (str): Where downloads and processed files go.
+        split_seed (int): Seed of the carved test and validation splits.
+    """
+
+    name: str = "synthetic"
+    root: str = "data"
+    cache_dir: str = "data_cache"
+    path: Optional[str] = None
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    rating_column: Optional[str] = None
+    min_rating: Optional[float] = None
+    time_column: Optional[str] = None
+    title_column: Optional[str] = None
+    separator: Optional[str] = None
+    split: str = "random"  # or "time"
+    test_fraction: float = 0.2
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    num_users: int = 1000
+    num_items: int = 1500
+    num_interactions: int = 40000
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("data.split", self.split, ("random", "time"))
+        check_number("data.test_fraction", self.test_fraction, 0, 0.9)
+        check_number("data.val_fraction", self.val_fraction, 0, 0.9)
+        check_number("data.split_seed", self.split_seed, 0, integer=True)
+        check_number("data.data_seed", self.data_seed, 0, integer=True)
+        for name in ("num_users", "num_items", "num_interactions"):
+            check_number(f"data.{name}", getattr(self, name), 1, integer=True)
+        if self.min_rating is not None:
+            check_number("data.min_rating", self.min_rating)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    r"""Everything a training run depends on."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quant: NodeQuantConfig = field(default_factory=NodeQuantConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    r"""Returns a dataclass of this module as plain nested dictionaries."""
+    from dataclasses import asdict
+    return asdict(config)
