@@ -1,0 +1,284 @@
+r"""LightGCN with node-aware precision."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.nn.models import LightGCN
+from torch_geometric.typing import Adj, OptTensor
+
+from pyg_nodequant import functional as F
+from pyg_nodequant.config import NodeQuantConfig
+from pyg_nodequant.nn.adjacency import AdjacencyCache, fast_path_obstacle
+from pyg_nodequant.nn.embedding import (
+    NodeAwareQuantEmbedding,
+    keep_missing_quantizer_state,
+)
+from pyg_nodequant.nn.quantizer import NodeAwareQuantizer
+
+log = logging.getLogger(__name__)
+
+
+class QuantLightGCN(LightGCN):  # type: ignore[misc]
+    r"""LightGCN whose embeddings have node-aware precision
+    (`arXiv 2508.16516 <https://arxiv.org/abs/2508.16516>`_).
+
+    .. math::
+        x = \sum_{l=0}^{L} \alpha_l \hat{A}^l E, \qquad
+        q_i = \frac{v_i}{2^{b_i} - 1} \Delta_i + \mu_i
+
+    :obj:`where="output"` quantizes the propagated rows :math:`x_i` that are
+    served, :obj:`"input"` the layer-0 rows :math:`e_i` before propagation,
+    and :obj:`"both"` both. It is a :class:`torch_geometric.nn.LightGCN` in
+    every other respect: methods, signatures, initial values, and float
+    checkpoints, which load strictly.
+
+    .. note::
+        :obj:`alpha` is LightGCN's buffer of layer weights. The controller's
+        scores are :obj:`embedding.controller.alpha`.
+
+    Args:
+        num_nodes (int): The number of nodes :math:`N`.
+        embedding_dim (int): Numbers a row, :math:`d`.
+        num_layers (int): The number of propagation layers :math:`L`.
+        alpha (float or torch.Tensor, optional): The layer weights.
+            (default: :math:`1 / (L + 1)`)
+        quant (NodeQuantConfig, optional): Uses its :obj:`where`,
+            :obj:`max_bits`, :obj:`min_bits` and :obj:`range`; with
+            :obj:`recipe="float"` nothing is quantized.
+        degree (torch.Tensor, optional): Degrees of shape :math:`(N)` that
+            the widths start from.
+        **kwargs (optional): Additional arguments of the underlying
+            :class:`torch_geometric.nn.conv.LGConv` layers.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 2, 1, 2], [2, 0, 2, 1]])
+        >>> model = QuantLightGCN(3, 8, 2, quant=NodeQuantConfig(max_bits=4))
+        >>> model.get_embedding(edge_index).shape
+        torch.Size([3, 8])
+        >>> model
+        QuantLightGCN(3, 8, num_layers=2, where=output, bits=1..4, avg=2.00)
+    """
+
+    embedding: NodeAwareQuantEmbedding
+
+    def __init__(
+        self,
+        num_nodes: int,
+        embedding_dim: int,
+        num_layers: int,
+        alpha: Optional[Union[float, Tensor]] = None,
+        *,
+        quant: Optional[NodeQuantConfig] = None,
+        degree: Optional[Tensor] = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_nodes, embedding_dim, num_layers, alpha, **kwargs)
+        self.quant = quant or NodeQuantConfig()
+        #: Turn off to see the float model behind; :obj:`True` by default.
+        self.quantization_enabled = self.quant.recipe != "float"
+        self.embedding = NodeAwareQuantEmbedding.from_embedding(
+            self.embedding, max_bits=self.quant.max_bits,
+            min_bits=self.quant.min_bits, degree=degree,
+            range=self.quant.range)
+        self.output_quantizer: Optional[NodeAwareQuantizer] = None
+        if self.quant.where != "input":
+            self.output_quantizer = NodeAwareQuantizer(
+                num_nodes, embedding_dim, self.embedding.controller,
+                self.quant.range)
+            self.output_quantizer.borrow_controller()
+        self.register_load_state_dict_pre_hook(keep_missing_quantizer_state)
+        self._adjacency = AdjacencyCache()
+        self._obstacle: Optional[str] = None
+
+    def reset_parameters(self) -> None:
+        r"""Re-initialises the table, the widths and the ranges."""
+        super().reset_parameters()
+        # LightGCN's constructor resets before the quantizers are there.
+        if isinstance(self.embedding, NodeAwareQuantEmbedding):
+            self.embedding.controller.reset_parameters()
+            self.embedding.quantizer.reset_parameters()
+            if self.output_quantizer is not None:
+                self.output_quantizer.reset_parameters()
+
+    def get_embedding(
+        self,
+        edge_index: Adj,
+        edge_weight: OptTensor = None,
+        n_id: Optional[Tensor] = None,
+    ) -> Tensor:
+        r"""Returns the embeddings that are scored, in eval mode exactly
+        those that are served.
+
+        Args:
+            edge_index (torch.Tensor or SparseTensor): The graph.
+            edge_weight (torch.Tensor, optional): The weight of each edge.
+            n_id (torch.Tensor, optional): The nodes to return, shape
+                :math:`(B)`; only their rows are quantized. (default:
+                :obj:`None`, all nodes)
+        """
+        x: Tensor = self.embedding.weight
+        if self.quantization_enabled and self.quant.where != "output":
+            x = self.embedding.quantized_weight()
+        return self.quantize_output(
+            self.propagate_embedding(x, edge_index, edge_weight), n_id)
+
+    def quantize_output(self, x: Tensor,
+                        n_id: Optional[Tensor] = None) -> Tensor:
+        r"""Returns rows :obj:`n_id` of the propagated table :obj:`x`,
+        quantized if :obj:`where` says so.
+        """
+        quantizer = self.output_quantizer
+        if not self.quantization_enabled or quantizer is None:
+            return x if n_id is None else F.gather_rows(x, n_id)
+        if n_id is None:
+            out: Tensor = quantizer(x)
+        elif n_id.numel() < self.num_nodes:
+            out = quantizer(F.gather_rows(x, n_id), n_id)
+        else:  # a batch larger than the table: each row is needed once
+            out = F.gather_rows(quantizer(x), n_id)
+        return out
+
+    def propagate_embedding(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_weight: OptTensor = None,
+    ) -> Tensor:
+        r"""Returns :math:`\sum_l \alpha_l \hat{A}^l x`, by sparse products
+        with one cached matrix where that is valid, by message passing
+        elsewhere (the reason is logged once).
+        """
+        obstacle = fast_path_obstacle(self.convs, edge_index, edge_weight)
+        if obstacle is None:
+            normalize = bool(self.convs[0].normalize) if self.convs else True
+            adjacency = self._adjacency.get(edge_index, self.num_nodes,
+                                            edge_weight, normalize)
+            return F.propagate(x, adjacency, self.alpha.tolist())
+        if obstacle != self._obstacle and not torch.compiler.is_compiling():
+            log.info("QuantLightGCN propagates by message passing: %s",
+                     obstacle)
+            self._obstacle = obstacle
+        out = x * self.alpha[0]
+        for i, conv in enumerate(self.convs):
+            x = conv(x, edge_index, edge_weight)
+            out = out + x * self.alpha[i + 1]
+        result: Tensor = out
+        return result
+
+    def forward(
+        self,
+        edge_index: Adj,
+        edge_label_index: OptTensor = None,
+        edge_weight: OptTensor = None,
+    ) -> Tensor:
+        r"""Returns the scores of :obj:`edge_label_index`, quantizing only
+        the rows they need.
+        """
+        if edge_label_index is None:
+            scores: Tensor = super().forward(edge_index, None, edge_weight)
+            return scores
+        count = edge_label_index.size(1)
+        rows = self.get_embedding(edge_index, edge_weight,
+                                  n_id=edge_label_index.flatten())
+        return (rows[:count] * rows[count:]).sum(dim=-1)
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        edge_index: Adj,
+        edge_weight: OptTensor = None,
+        src_index: OptTensor = None,
+        dst_index: OptTensor = None,
+        k: int = 1,
+        sorted: bool = True,
+        *,
+        exclude_edge_index: Optional[Tensor] = None,
+        batch_size: int = 1024,
+    ) -> Tensor:
+        r"""Returns the top-:math:`k` node ids, as in PyG, holding
+        :obj:`batch_size` rows of scores at a time.
+
+        Args:
+            edge_index (torch.Tensor or SparseTensor): The graph.
+            edge_weight (torch.Tensor, optional): The weight of each edge.
+            src_index (torch.Tensor, optional): Nodes to recommend to.
+            dst_index (torch.Tensor, optional): Nodes to recommend from.
+            k (int, optional): Number of recommendations.
+            sorted (bool, optional): Whether to sort them by score.
+            exclude_edge_index (torch.Tensor, optional): Pairs of global ids
+                :math:`(2, M)` never to recommend, *e.g.*, the training
+                edges. Lists that run short are padded with :obj:`-1`.
+            batch_size (int, optional): Source nodes scored at a time.
+
+        Raises:
+            ValueError: If :obj:`k` exceeds the number of candidates.
+        """
+        out = self.get_embedding(edge_index, edge_weight)
+        device = out.device
+        if src_index is None:
+            src_index = torch.arange(self.num_nodes, device=device)
+        if dst_index is None:
+            dst_index = torch.arange(self.num_nodes, device=device)
+        if not 1 <= k <= dst_index.numel():
+            raise ValueError(f"'k' needs to be in [1, {dst_index.numel()}], "
+                             f"the number of candidates (got {k})")
+        position = torch.full((self.num_nodes, ), -1, device=device)
+        position[dst_index] = torch.arange(dst_index.numel(), device=device)
+        candidates = out[dst_index]
+        result = torch.empty(src_index.numel(), k, dtype=torch.long,
+                             device=device)
+        row_of = torch.full((self.num_nodes, ), -1, device=device)
+        for start in range(0, src_index.numel(), batch_size):
+            users = src_index[start:start + batch_size]
+            scores = out[users] @ candidates.t()
+            if exclude_edge_index is not None:
+                # Repeated sources need their own mask: go by unique nodes.
+                unique, inverse = users.unique(return_inverse=True)
+                row_of.fill_(-1)
+                row_of[unique] = torch.arange(unique.numel(), device=device)
+                row = row_of[exclude_edge_index[0]]
+                col = position[exclude_edge_index[1]]
+                hit = (row >= 0) & (col >= 0)
+                mask = torch.zeros(unique.numel(), scores.size(1),
+                                   dtype=torch.bool, device=device)
+                mask[row[hit], col[hit]] = True
+                scores.masked_fill_(mask[inverse], -torch.inf)
+            top = scores.topk(k, dim=-1, sorted=sorted)
+            ids = dst_index[top.indices]
+            ids[top.values == -torch.inf] = -1
+            result[start:start + batch_size] = ids
+        return result
+
+    def storage_loss(self) -> Tensor:
+        r"""The storage cost :math:`\frac{1}{N} \sum_i b_i d`, bits a node."""
+        return self.embedding.storage_loss()
+
+    @classmethod
+    def from_lightgcn(
+        cls,
+        model: LightGCN,
+        quant: Optional[NodeQuantConfig] = None,
+        degree: Optional[Tensor] = None,
+    ) -> QuantLightGCN:
+        r"""Wraps a float LightGCN, sharing its embedding parameter."""
+        out = cls(model.num_nodes, model.embedding_dim, model.num_layers,
+                  model.alpha.detach().clone(), quant=quant, degree=degree)
+        out.convs = model.convs
+        out.embedding.weight = model.embedding.weight
+        out.to(model.embedding.weight.device)
+        out.train(model.training)
+        return out
+
+    def __repr__(self) -> str:
+        bits = self.embedding.controller
+        quant = "float" if not self.quantization_enabled else (
+            f"where={self.quant.where}, bits={bits.min_bits}.."
+            f"{bits.max_bits}, "
+            f"avg={float(bits.bit_width.float().mean()):.2f}")
+        return (f"{self.__class__.__name__}({self.num_nodes}, "
+                f"{self.embedding_dim}, num_layers={self.num_layers}, "
+                f"{quant})")
