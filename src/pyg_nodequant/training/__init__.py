@@ -1,0 +1,5 @@
+r"""Training, evaluation, checkpoints: from interactions to a packed file."""
+
+from pyg_nodequant.training.trainer import Trainer, TrainingResult
+
+__all__ = ["Trainer", "TrainingResult"]

@@ -1,0 +1,169 @@
+r"""One run: train, pack, measure what was packed, write it all down."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from pyg_nodequant.config import ExperimentConfig, as_dict
+from pyg_nodequant.data import Interactions
+from pyg_nodequant.runtime import PackedRecommender
+from pyg_nodequant.runtime.atomic import write_atomic
+from pyg_nodequant.training.evaluation import (
+    evaluate_ranking,
+    packed_topk,
+    torch_topk,
+)
+from pyg_nodequant.training.packing import pack_model
+from pyg_nodequant.training.trainer import Trainer, TrainingResult
+
+PACKAGES = ("pyg-nodequant", "torch", "torch_geometric", "numpy", "numba",
+            "safetensors")
+# Packed and trained scores agree to this share of sum_k |q_k x_k|.
+SCORE_TOLERANCE = 1e-5
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    interactions: Interactions,
+    run_dir: Path,
+) -> dict[str, Any]:
+    r"""Trains by the configured recipe and measures the packed file.
+
+    Writes :obj:`history.csv`, :obj:`model.safetensors` (the trained model's
+    state), :obj:`model.nq` (the packed file) and, last,
+    :obj:`metrics.json`, whose content it returns.
+
+    Args:
+        config (ExperimentConfig): All settings.
+        interactions (Interactions): The data.
+        run_dir (Path): An existing folder.
+
+    Raises:
+        ValueError: If a setting or the data does not allow training.
+        RuntimeError: If the packed file does not score as the model does.
+    """
+    start = time.monotonic()
+    result = Trainer(config, run_dir).fit(interactions)
+    num_users = interactions.num_users
+    rows = result.embedding().cpu()
+    packed = pack_model(result.model, result.edge_index, interactions,
+                        {"config": as_dict(config),
+                         "data": interactions.name})
+    check_parity(packed, rows, num_users, config.seed)
+
+    packed.save(run_dir / "model.nq")
+    state = {k: v.detach().cpu().contiguous()
+             for k, v in result.model.state_dict().items()}
+    write_atomic(run_dir / "model.safetensors", [
+        save(state, {"model": json.dumps(as_dict(config.model)),
+                     "quant": json.dumps(as_dict(config.quant))})])
+
+    evaluated = time.monotonic()
+    served = PackedRecommender.open(run_dir / "model.nq")
+    metrics: dict[str, Any] = {
+        "test": evaluate_split(packed_topk(served), interactions, "test"),
+        "test_training_path": evaluate_split(
+            torch_topk(rows[:num_users], rows[num_users:]), interactions,
+            "test"),
+        "val": evaluate_split(packed_topk(served), interactions, "val"),
+        "float": float_metrics(result, interactions),
+        "storage": storage(served, run_dir),
+        "data": data_facts(interactions),
+    }
+    end = time.monotonic()
+    metrics["timing"] = {
+        "train_seconds": result.seconds, "steps": result.steps,
+        "evaluation_seconds": end - evaluated, "total_seconds": end - start,
+        "threads": torch.get_num_threads(),
+        "device": str(result.edge_index.device),
+    }
+    metrics["versions"] = versions()
+    write_atomic(run_dir / "metrics.json",
+                 [json.dumps(metrics, indent=2).encode()])
+    return metrics
+
+
+def evaluate_split(topk: Any, interactions: Interactions,
+                   split: str) -> dict[str, float]:
+    r"""Full ranking of a split; empty if the split is."""
+    if getattr(interactions, split).size(1) == 0:
+        return {}
+    return evaluate_ranking(topk, interactions, split)
+
+
+def float_metrics(result: TrainingResult,
+                  interactions: Interactions) -> dict[str, Any]:
+    r"""The same full ranking of the float model, if one was trained."""
+    if result.float_embedding is None:
+        return {}
+    rows, num_users = result.float_embedding.cpu(), interactions.num_users
+    topk = torch_topk(rows[:num_users], rows[num_users:])
+    return {split: evaluate_split(topk, interactions, split)
+            for split in ("test", "val")}
+
+
+def check_parity(packed: PackedRecommender, rows: Tensor, num_users: int,
+                 seed: int, num_pairs: int = 4096) -> None:
+    r"""Compares scores of random pairs from both paths; a file that does not
+    score as the model that was trained must not be written.
+    """
+    generator = np.random.default_rng(seed)
+    users = generator.integers(0, packed.num_users, num_pairs)
+    items = generator.integers(0, packed.num_items, num_pairs)
+    user_rows = rows[:num_users].double().numpy()[users]
+    item_rows = rows[num_users:].double().numpy()[items]
+    terms = user_rows * item_rows
+    scores = (packed.served_users.dequantize(users).astype(np.float64) *
+              packed.served_items.dequantize(items)).sum(1)
+    gap = np.abs(scores - terms.sum(1))
+    bound = SCORE_TOLERANCE * np.abs(terms).sum(1)
+    if bool((gap > bound).any()):
+        worst = float((gap / np.maximum(bound, 1e-300)).max())
+        raise RuntimeError(f"packed scores differ from trained ones by up to "
+                           f"{worst * SCORE_TOLERANCE:.2g} of sum |q x| "
+                           f"(allowed: {SCORE_TOLERANCE:g}); nothing was "
+                           f"packed")
+
+
+def storage(served: PackedRecommender, run_dir: Path) -> dict[str, Any]:
+    r"""Sizes as stored; the file on disk has the last word."""
+    sizes = served.storage()
+    on_disk = (run_dir / "model.nq").stat().st_size
+    if sizes["file_bytes"] != on_disk:
+        raise RuntimeError(f"'model.nq' has {on_disk} bytes, not the "
+                           f"{sizes['file_bytes']} its parts add up to")
+    return {**sizes, "resident_bytes": served.resident_bytes}
+
+
+def data_facts(interactions: Interactions) -> dict[str, Any]:
+    r"""Sizes of the data, and what reading did to it."""
+    return {
+        "name": interactions.name,
+        "num_users": interactions.num_users,
+        "num_items": interactions.num_items,
+        "num_train": int(interactions.train.size(1)),
+        "num_val": int(interactions.val.size(1)),
+        "num_test": int(interactions.test.size(1)),
+        **interactions.counts,
+    }
+
+
+def versions() -> dict[str, str]:
+    r"""Versions of Python and of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,88 @@
+r"""From a trained model to the file that is served."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_nodequant.data import Interactions
+from pyg_nodequant.nn import NodeAwareQuantizer, QuantLightGCN
+from pyg_nodequant.runtime import (
+    Catalogue,
+    FloatTable,
+    PackedGraph,
+    PackedRecommender,
+    PackedTable,
+)
+
+
+@torch.no_grad()
+def pack_model(
+    model: QuantLightGCN,
+    edge_index: Tensor,
+    interactions: Interactions,
+    metadata: Optional[dict[str, Any]] = None,
+) -> PackedRecommender:
+    r"""Packs what a model serves.
+
+    :obj:`where="output"` and :obj:`"both"` pack the propagated rows,
+    :obj:`"input"` the layer-0 rows together with the training graph, and a
+    float model its propagated rows in float32. Users have seen their train
+    and validation items.
+
+    Args:
+        model (QuantLightGCN): The trained model.
+        edge_index (Tensor): The training graph, users before items.
+        interactions (Interactions): The data it was trained on.
+        metadata (dict, optional): Anything that JSON can hold.
+
+    Raises:
+        ValueError: If a row does not fit its stored precision.
+    """
+    model = model.eval()
+    graph = None
+    users: PackedTable | FloatTable
+    items: PackedTable | FloatTable
+    if not model.quantization_enabled:
+        rows = model.get_embedding(edge_index).cpu().numpy()
+        users = FloatTable(rows[:interactions.num_users])
+        items = FloatTable(rows[interactions.num_users:])
+    else:
+        if model.quant.where == "input":
+            quantizer, x = model.embedding.quantizer, model.embedding.weight
+            indptr, indices = interactions.csr("train")
+            graph = PackedGraph(indptr, indices, interactions.num_items,
+                                model.num_layers)
+        else:
+            assert model.output_quantizer is not None
+            quantizer, x = model.output_quantizer, model.embedding.weight
+            if model.quant.where == "both":
+                x = model.embedding.quantized_weight()
+            x = model.propagate_embedding(x, edge_index)
+        users, items = pack_rows(quantizer, x, interactions.num_users)
+    catalogue = Catalogue(interactions.user_ids, interactions.item_ids,
+                          interactions.item_titles,
+                          interactions.csr("train", "val"))
+    return PackedRecommender(users, items, graph=graph, catalogue=catalogue,
+                             metadata=metadata or {})
+
+
+def pack_rows(quantizer: NodeAwareQuantizer, x: Tensor,
+              num_users: int) -> tuple[PackedTable, PackedTable]:
+    r"""Packs rows :obj:`x` of shape :math:`(N, d)` into a table of users and
+    one of items.
+    """
+    stored = quantizer.encode(x)
+
+    def table(part: slice) -> PackedTable:
+        offset = stored.offset
+        return PackedTable.from_codes(
+            stored.codes[part].cpu().numpy(),
+            stored.widths[part].cpu().numpy(),
+            scale=stored.scale[part].cpu().numpy(),
+            offset=None if offset is None else offset[part].cpu().numpy(),
+            centered=offset is None)
+
+    return table(slice(0, num_users)), table(slice(num_users, None))

@@ -1,0 +1,236 @@
+r"""The stages a recipe is made of: what is optimised, on what schedule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from pyg_nodequant import functional as F
+from pyg_nodequant.config import ExperimentConfig
+from pyg_nodequant.data import Interactions
+from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.training.schedule import (
+    CosineSchedule,
+    PlateauSchedule,
+    Schedule,
+)
+
+# Lets a score cross its range of widths within a few hundred steps.
+ALPHA_LR = 0.02
+# The storage gradient of one node is lambda * d / N: far below Adam's usual
+# epsilon for a large graph, which would silently switch it off.
+ALPHA_EPS = 1e-15
+# L2 that suits every set tried, times the number of training interactions.
+L2_MASS = 60.0
+
+
+@dataclass
+class TrainingContext:
+    r"""What all stages share. :obj:`data` holds no test split."""
+
+    model: QuantLightGCN
+    data: Interactions
+    edge_index: Tensor
+    config: ExperimentConfig
+    teacher: Optional[Tensor] = None
+
+    @property
+    def device(self) -> torch.device:
+        r"""Where the model is."""
+        return self.edge_index.device
+
+    @property
+    def l2(self) -> float:
+        r"""The L2 weight: as set, or :math:`60 / |\mathcal{E}|`.
+
+        BPR is a mean over interactions and a Gaussian prior counts once, so
+        the prior's share of a mean falls with their number.
+        """
+        if self.config.optimizer.l2 is not None:
+            return self.config.optimizer.l2
+        return L2_MASS / max(self.data.train.size(1), 1)
+
+
+def float_params(model: QuantLightGCN) -> list[torch.nn.Parameter]:
+    r"""All trained tensors but the controller's scores."""
+    alpha = model.embedding.controller.alpha
+    return [p for p in model.parameters() if p is not alpha]
+
+
+class Stage(ABC):
+    r"""One stage of training: a loss, an optimizer, a schedule."""
+
+    name: str
+    #: Whether only models of the learning rate's final fall may be kept.
+    keep_only_settled = False
+
+    def __init__(self, context: TrainingContext, steps_per_epoch: int) -> None:
+        self.context = context
+        self.model = context.model
+        self.config = context.config
+        self.num_users = context.data.num_users
+        self.schedule = self.make_schedule(steps_per_epoch)
+        self.optimizer = self.make_optimizer()
+        groups = self.optimizer.param_groups
+        self.peak: list[float] = [group["lr"] for group in groups]
+
+    @abstractmethod
+    def make_schedule(self, steps_per_epoch: int) -> Schedule:
+        r"""The learning rate's course."""
+
+    @abstractmethod
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        r"""The optimizer of what this stage trains."""
+
+    @abstractmethod
+    def loss(self, step: int, users: Tensor, positives: Tensor,
+             negatives: Tensor) -> Tensor:
+        r"""The loss of one batch of rows, each of shape :math:`(B)`."""
+
+    def prepare(self) -> None:
+        r"""Puts the model into the state this stage trains it in."""
+        self.model.quantization_enabled = True
+
+    def set_lr(self) -> float:
+        r"""Sets and returns this step's learning rate."""
+        factor = self.schedule.factor()
+        for peak, group in zip(self.peak, self.optimizer.param_groups,
+                               strict=True):
+            group["lr"] = peak * factor
+        return self.peak[0] * factor
+
+    def batch_nodes(self, users: Tensor, positives: Tensor,
+                    negatives: Tensor) -> Tensor:
+        r"""Graph nodes of a batch: users, then positives, then negatives."""
+        return torch.cat([users, positives + self.num_users,
+                          negatives + self.num_users])
+
+    def bpr(self, rows: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        r"""BPR of scored rows, and L2 of the latent rows behind them."""
+        users, positives, negatives = rows.chunk(3)
+        latent = F.gather_rows(self.model.embedding.weight, nodes)
+        return (F.bpr_loss(users, positives, negatives),
+                self.context.l2 * F.l2_loss(*latent.chunk(3)))
+
+
+class FloatStage(Stage):
+    r"""Trains the full-precision LightGCN with BPR and L2."""
+
+    name = "float"
+
+    def make_schedule(self, steps_per_epoch: int) -> Schedule:
+        r"""Constant until validation stalls, then a cosine."""
+        options = self.config.trainer
+        return PlateauSchedule(options.max_epochs * steps_per_epoch,
+                               options.patience, options.anneal)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        r"""Adam on the embedding table."""
+        return torch.optim.Adam([self.model.embedding.weight],
+                                lr=self.config.optimizer.lr, fused=True)
+
+    def prepare(self) -> None:
+        r"""Switches quantization off."""
+        self.model.quantization_enabled = False
+
+    def loss(self, step: int, users: Tensor, positives: Tensor,
+             negatives: Tensor) -> Tensor:
+        r"""BPR + L2."""
+        nodes = self.batch_nodes(users, positives, negatives)
+        rows = self.model.get_embedding(self.context.edge_index, n_id=nodes)
+        ranking, penalty = self.bpr(rows, nodes)
+        return ranking + penalty
+
+
+class JointStage(Stage):
+    r"""The paper's formulation: table, ranges and widths are trained together
+    on BPR + :math:`\lambda \mathcal{L}_{\mathrm{storage}}` + L2.
+    """
+
+    name = "joint"
+    # Widths shrink as training goes on: an early model would look better on
+    # validation only because it has not paid for its bits yet.
+    keep_only_settled = True
+
+    def make_schedule(self, steps_per_epoch: int) -> Schedule:
+        r"""Constant until validation stalls, then a cosine."""
+        options = self.config.trainer
+        return PlateauSchedule(options.max_epochs * steps_per_epoch,
+                               options.patience, options.anneal)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        r"""Adam on everything, the scores in a group of their own."""
+        return torch.optim.Adam([
+            {"params": float_params(self.model),
+             "lr": self.config.optimizer.lr},
+            {"params": [self.model.embedding.controller.alpha],
+             "lr": ALPHA_LR, "eps": ALPHA_EPS},
+        ], fused=True)
+
+    def loss(self, step: int, users: Tensor, positives: Tensor,
+             negatives: Tensor) -> Tensor:
+        r"""BPR + storage + L2."""
+        nodes = self.batch_nodes(users, positives, negatives)
+        rows = self.model.get_embedding(self.context.edge_index, n_id=nodes)
+        ranking, penalty = self.bpr(rows, nodes)
+        storage = self.model.storage_loss()
+        return ranking + penalty + self.config.quant.lambda_storage * storage
+
+
+class FinetuneStage(Stage):
+    r"""Fine-tunes at frozen widths: list-wise KL to the float model, a share
+    of BPR, and L2.
+    """
+
+    name = "finetune"
+
+    def make_schedule(self, steps_per_epoch: int) -> Schedule:
+        r"""A fixed number of steps along a cosine."""
+        return CosineSchedule(self.config.quant.finetune_steps)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        r"""Adam on the table and on learned ranges."""
+        return torch.optim.Adam(float_params(self.model),
+                                lr=self.config.quant.finetune_lr, fused=True)
+
+    def loss(self, step: int, users: Tensor, positives: Tensor,
+             negatives: Tensor) -> Tensor:
+        r"""KL + BPR + L2."""
+        options = self.config.quant
+        teacher = self.context.teacher
+        if teacher is None:
+            raise RuntimeError("fine-tuning needs the float model's rows")
+        device = self.context.device
+        distilled = self.sample_users(step)
+        nodes = self.batch_nodes(users, positives, negatives)
+        items = torch.arange(self.num_users, teacher.size(0), device=device)
+        rows = self.model.get_embedding(
+            self.context.edge_index,
+            n_id=torch.cat([nodes, distilled, items]))
+        batch, tail = rows[:nodes.numel()], rows[nodes.numel():]
+        scores = tail[:distilled.numel()] @ tail[distilled.numel():].t()
+        target = teacher[distilled] @ teacher[self.num_users:].t()
+        loss = options.distill_weight * F.listwise_kl_loss(
+            scores, target, options.temperature)
+        ranking, penalty = self.bpr(batch, nodes)
+        return loss + options.bpr_weight * ranking + penalty
+
+    def sample_users(self, step: int) -> Tensor:
+        r"""The users distilled at a step: a function of seed and step alone,
+        so that a resumed run sees the same ones.
+        """
+        generator = torch.Generator().manual_seed(
+            self.config.seed * 1_000_003 + step)
+        count = min(self.config.quant.distill_users, self.num_users)
+        chosen = torch.randperm(self.num_users, generator=generator)[:count]
+        return chosen.to(self.context.device)
+
+
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (FloatStage, JointStage, FinetuneStage)
+}
