@@ -161,7 +161,7 @@ class OptimizerConfig:
         l2 (float, optional): L2 weight :math:`\gamma` in
             :math:`\frac{\gamma}{2B}\sum \lVert e \rVert^2` over the layer-0
             rows of the batch's users, positives and negatives. (default:
-            :obj:`None`, 60 divided by the number of training interactions)
+            :obj:`None`, 80 divided by the number of training interactions)
     """
 
     lr: float = 0.01
@@ -180,17 +180,22 @@ class TrainerConfig:
     An epoch is one pass over the training interactions. The learning rate
     stays constant until the validation metric has not improved for
     :obj:`patience` evaluations, then falls to zero along a cosine that takes
-    :obj:`anneal` times the steps so far; the best epoch on validation is kept.
+    :obj:`anneal` times the steps so far; the best model on validation is kept.
+
+    With :obj:`refit`, what was chosen is then trained once more, for as many
+    steps, on train and validation together: that model is packed. Its
+    validation metrics are those of the model it repeats.
     """
 
     max_epochs: int = 1000
     batch_size: int = 16384
-    eval_every: int = 100  # optimizer steps between two validations
-    patience: int = 5
+    eval_every: int = 50  # optimizer steps between two validations
+    patience: int = 10
     anneal: float = 0.5
     max_minutes: float = 0.0  # 0: no limit on the float stage
+    refit: bool = True
     monitor: str = "ndcg@20"
-    max_val_users: int = 10000
+    max_val_users: int = 5000
     device: str = "auto"
     threads: int = 0  # 0: leave torch's own choice
     resume: Optional[str] = None
@@ -209,6 +214,8 @@ class TrainerConfig:
                      integer=True)
         check_number("trainer.threads", self.threads, 0, integer=True)
         check_number("trainer.checkpoint_minutes", self.checkpoint_minutes, 0)
+        check_choice("trainer.monitor", self.monitor,
+                     ("ndcg@20", "recall@20"))
         check_choice("trainer.logger", self.logger, ("csv", "tensorboard"))
 
 

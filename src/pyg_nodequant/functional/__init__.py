@@ -58,7 +58,6 @@ __all__ = [
     "l2_loss",
     "listwise_curvature",
     "listwise_kl_loss",
-
     "minmax_range",
     "num_levels",
     "project_to_budget",

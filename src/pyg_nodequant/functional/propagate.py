@@ -84,6 +84,9 @@ def csr_from_coo(
         row, col, value = row[order], col[order], value[order]
     crow = torch.zeros(num_nodes + 1, dtype=torch.long, device=row.device)
     torch.cumsum(torch.bincount(row, minlength=num_nodes), 0, out=crow[1:])
+    # Half the index traffic, and MKL's product with int32 is the faster one.
+    if max(num_nodes, col.numel()) < 2**31:
+        crow, col = crow.int(), col.int()
     with warnings.catch_warnings():  # "CSR support is in beta"
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         return torch.sparse_csr_tensor(crow, col.contiguous(),

@@ -120,7 +120,10 @@ def symmetric_range(x: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
         >>> delta, mu
         (tensor([[1.5960]]), tensor([[-0.7980]]))
     """
-    rms = x.square().mean(-1, keepdim=True).sqrt()
+    square = x.square().mean(-1, keepdim=True)
+    # The gradient of a square root at 0 is not finite: a row of zeros gets 0.
+    rms = torch.where(square > 0, square, torch.ones_like(square)).sqrt()
+    rms = torch.where(square > 0, rms, torch.zeros_like(square))
     delta = column(gaussian_span(bits)) * rms
     return delta, -delta / 2
 

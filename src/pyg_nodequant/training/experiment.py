@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -54,6 +55,7 @@ def run_experiment(
     """
     start = time.monotonic()
     result = Trainer(config, run_dir).fit(interactions)
+    training_peak = peak_memory()
     num_users = interactions.num_users
     rows = result.embedding().cpu()
     packed = pack_model(result.model, result.edge_index, interactions,
@@ -75,7 +77,8 @@ def run_experiment(
         "test_training_path": evaluate_split(
             torch_topk(rows[:num_users], rows[num_users:]), interactions,
             "test"),
-        "val": evaluate_split(packed_topk(served), interactions, "val"),
+        # Of the model that was chosen, before it was refitted on these edges:
+        "val": result.val.get("trained", {}),
         "float": float_metrics(result, interactions),
         "storage": storage(served, run_dir),
         "data": data_facts(interactions),
@@ -84,6 +87,8 @@ def run_experiment(
     metrics["timing"] = {
         "train_seconds": result.seconds, "steps": result.steps,
         "evaluation_seconds": end - evaluated, "total_seconds": end - start,
+        "peak_bytes_training": training_peak,
+        "peak_bytes_total": peak_memory(),
         "threads": torch.get_num_threads(),
         "device": str(result.edge_index.device),
     }
@@ -108,8 +113,8 @@ def float_metrics(result: TrainingResult,
         return {}
     rows, num_users = result.float_embedding.cpu(), interactions.num_users
     topk = torch_topk(rows[:num_users], rows[num_users:])
-    return {split: evaluate_split(topk, interactions, split)
-            for split in ("test", "val")}
+    return {"test": evaluate_split(topk, interactions, "test"),
+            "val": result.val.get("float", {})}
 
 
 def check_parity(packed: PackedRecommender, rows: Tensor, num_users: int,
@@ -156,6 +161,18 @@ def data_facts(interactions: Interactions) -> dict[str, Any]:
         "num_test": int(interactions.test.size(1)),
         **interactions.counts,
     }
+
+
+def peak_memory() -> Optional[int]:
+    r"""The process's largest resident memory so far, in bytes; :obj:`None`
+    where the system does not tell.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def versions() -> dict[str, str]:

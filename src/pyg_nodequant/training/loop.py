@@ -160,7 +160,7 @@ class StageLoop:
         schedule, limit = self.stage.schedule, self.options.max_minutes * 60
         if (limit and isinstance(schedule, PlateauSchedule)
                 and self.progress.seconds >= limit / (1 + schedule.anneal)):
-            schedule.begin_anneal()
+            schedule.begin_anneal(schedule.step)
 
     def evaluate(self) -> dict[str, float]:
         r"""Validates, and keeps the model if it is the best one yet."""
@@ -172,7 +172,12 @@ class StageLoop:
             progress.best_metric = metric
             progress.best_step = progress.step
             progress.best = copy_state(self.context.model)
+        constant = not schedule.settling
         schedule.observe(metric)
+        if constant and schedule.settling and progress.best:
+            # Validation stalled: what came after the best model only led
+            # away from it.
+            self.context.model.load_state_dict(progress.best)
         return metrics
 
     def log(self, bar: Any, epoch: int, lr: float, loss: float,

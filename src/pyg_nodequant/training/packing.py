@@ -52,9 +52,8 @@ def pack_model(
     else:
         if model.quant.where == "input":
             quantizer, x = model.embedding.quantizer, model.embedding.weight
-            indptr, indices = interactions.csr("train")
-            graph = PackedGraph(indptr, indices, interactions.num_items,
-                                model.num_layers)
+            graph = pack_graph(edge_index, interactions.num_users,
+                               interactions.num_items, model.num_layers)
         else:
             assert model.output_quantizer is not None
             quantizer, x = model.output_quantizer, model.embedding.weight
@@ -67,6 +66,20 @@ def pack_model(
                           interactions.csr("train", "val"))
     return PackedRecommender(users, items, graph=graph, catalogue=catalogue,
                              metadata=metadata or {})
+
+
+def pack_graph(edge_index: Tensor, num_users: int, num_items: int,
+               num_layers: int) -> PackedGraph:
+    r"""The items of each user, from the graph that a model propagates over:
+    both directions, users before items, sorted and without duplicates.
+    """
+    source, target = edge_index.cpu()
+    keep = source < num_users
+    degree = torch.bincount(source[keep], minlength=num_users)
+    indptr = torch.zeros(num_users + 1, dtype=torch.long)
+    torch.cumsum(degree, 0, out=indptr[1:])
+    return PackedGraph(indptr.numpy(), (target[keep] - num_users).numpy(),
+                       num_items, num_layers)
 
 
 def pack_rows(quantizer: NodeAwareQuantizer, x: Tensor,

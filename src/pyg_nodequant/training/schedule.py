@@ -87,8 +87,9 @@ class PlateauSchedule:
 
     Constant learning rates keep finding better models for longer than a
     fixed horizon guessed beforehand would let them, and the fall at the end
-    is worth several percent. The fall takes :obj:`anneal` times the steps
-    before it, and starts early enough to end by :obj:`max_steps`.
+    is worth several percent. The fall takes :obj:`anneal` times the steps up
+    to the best model (from which the loop goes on), and starts early enough
+    to end by :obj:`max_steps`.
 
     Args:
         max_steps (int): Upper bound of all steps.
@@ -103,7 +104,7 @@ class PlateauSchedule:
         ...         schedule.advance()
         ...     schedule.observe(metric)
         >>> schedule.settling, schedule.last_step
-        (True, 45)
+        (True, 40)
     """
 
     def __init__(self, max_steps: int, patience: int, anneal: float) -> None:
@@ -112,8 +113,22 @@ class PlateauSchedule:
         self.anneal = anneal
         self.step = 0
         self.best = -math.inf
+        self.best_step = 0
         self.bad = 0
+        #: Steps of the constant part that count, and where the fall began.
+        self.constant: Optional[int] = None
         self.anneal_from: Optional[int] = None
+        self.planned: Optional[int] = None
+
+    @classmethod
+    def replay(cls, constant: int, last_step: int) -> PlateauSchedule:
+        r"""The course of another schedule's :attr:`plan`, whatever the
+        metrics say.
+        """
+        out = cls(last_step, patience=1,
+                  anneal=(last_step - constant) / max(constant, 1))
+        out.planned = constant
+        return out
 
     @property
     def settling(self) -> bool:
@@ -121,12 +136,24 @@ class PlateauSchedule:
         return self.anneal_from is not None
 
     @property
+    def length(self) -> int:
+        r"""Steps of the fall, once it has begun."""
+        return max(1, round(self.anneal * (self.constant or 0)))
+
+    @property
     def last_step(self) -> int:
         r"""The step the stage ends at, as far as is known."""
         if self.anneal_from is None:
             return self.max_steps
-        length = max(1, round(self.anneal * self.anneal_from))
-        return min(self.max_steps, self.anneal_from + length)
+        return min(self.max_steps, self.anneal_from + self.length)
+
+    @property
+    def plan(self) -> tuple[int, int]:
+        r"""The course that led to the last model: constant steps, and all
+        steps; without those after the best model, which were thrown away.
+        """
+        constant = self.step if self.constant is None else self.constant
+        return constant, constant + self.step - (self.anneal_from or self.step)
 
     @property
     def finished(self) -> bool:
@@ -143,35 +170,35 @@ class PlateauSchedule:
     def advance(self) -> None:
         r"""Counts one step; the fall starts by itself if time runs out."""
         self.step += 1
-        if (not self.settling
-                and self.step >= self.max_steps / (1 + self.anneal)):
-            self.begin_anneal()
+        latest = self.max_steps / (1 + self.anneal)
+        start = latest if self.planned is None else self.planned
+        if not self.settling and self.step >= start:
+            self.begin_anneal(self.step)
 
-    def begin_anneal(self) -> None:
-        r"""Starts the fall now, if it has not begun."""
+    def begin_anneal(self, constant: int) -> None:
+        r"""Starts the fall now, after :obj:`constant` steps that count."""
         if self.anneal_from is None:
-            self.anneal_from = self.step
+            self.anneal_from, self.constant = self.step, constant
 
     def observe(self, metric: Optional[float]) -> None:
         r"""Counts evaluations without improvement."""
-        if metric is None or self.settling:
+        if metric is None or self.settling or self.planned is not None:
             return
         if metric > self.best:
-            self.best, self.bad = metric, 0
+            self.best, self.best_step, self.bad = metric, self.step, 0
         else:
             self.bad += 1
             if self.bad >= self.patience:
-                self.begin_anneal()
+                self.begin_anneal(self.best_step)
 
     def state_dict(self) -> dict[str, Any]:
         r"""Everything but the settings."""
-        return {"step": self.step, "best": self.best, "bad": self.bad,
-                "anneal_from": self.anneal_from}
+        return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         r"""Continues from a state."""
-        self.step = int(state["step"])
-        self.best = float(state["best"])
-        self.bad = int(state["bad"])
-        start = state["anneal_from"]
-        self.anneal_from = None if start is None else int(start)
+        for name in _STATE:
+            setattr(self, name, state[name])
+
+
+_STATE = ("step", "best", "best_step", "bad", "constant", "anneal_from")

@@ -3,7 +3,7 @@ r"""The stages a recipe is made of: what is optimised, on what schedule."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
@@ -25,7 +25,7 @@ ALPHA_LR = 0.02
 # epsilon for a large graph, which would silently switch it off.
 ALPHA_EPS = 1e-15
 # L2 that suits every set tried, times the number of training interactions.
-L2_MASS = 60.0
+L2_MASS = 80.0
 
 
 @dataclass
@@ -37,6 +37,8 @@ class TrainingContext:
     edge_index: Tensor
     config: ExperimentConfig
     teacher: Optional[Tensor] = None
+    #: Courses to repeat, by stage: (step the fall begins at, last step).
+    plans: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +47,7 @@ class TrainingContext:
 
     @property
     def l2(self) -> float:
-        r"""The L2 weight: as set, or :math:`60 / |\mathcal{E}|`.
+        r"""The L2 weight: as set, or :math:`80 / |\mathcal{E}|`.
 
         BPR is a mean over interactions and a Gaussian prior counts once, so
         the prior's share of a mean falls with their number.
@@ -91,6 +93,14 @@ class Stage(ABC):
              negatives: Tensor) -> Tensor:
         r"""The loss of one batch of rows, each of shape :math:`(B)`."""
 
+    def plateau(self, steps_per_epoch: int) -> PlateauSchedule:
+        r"""The schedule of the settings, or the course to repeat."""
+        if self.name in self.context.plans:
+            return PlateauSchedule.replay(*self.context.plans[self.name])
+        options = self.config.trainer
+        return PlateauSchedule(options.max_epochs * steps_per_epoch,
+                               options.patience, options.anneal)
+
     def prepare(self) -> None:
         r"""Puts the model into the state this stage trains it in."""
         self.model.quantization_enabled = True
@@ -124,9 +134,7 @@ class FloatStage(Stage):
 
     def make_schedule(self, steps_per_epoch: int) -> Schedule:
         r"""Constant until validation stalls, then a cosine."""
-        options = self.config.trainer
-        return PlateauSchedule(options.max_epochs * steps_per_epoch,
-                               options.patience, options.anneal)
+        return self.plateau(steps_per_epoch)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         r"""Adam on the embedding table."""
@@ -158,9 +166,7 @@ class JointStage(Stage):
 
     def make_schedule(self, steps_per_epoch: int) -> Schedule:
         r"""Constant until validation stalls, then a cosine."""
-        options = self.config.trainer
-        return PlateauSchedule(options.max_epochs * steps_per_epoch,
-                               options.patience, options.anneal)
+        return self.plateau(steps_per_epoch)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         r"""Adam on everything, the scores in a group of their own."""

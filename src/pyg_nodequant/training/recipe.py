@@ -1,0 +1,234 @@
+r"""Runs the stages of a recipe on one set of training edges."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_nodequant import functional as F
+from pyg_nodequant.config import ExperimentConfig
+from pyg_nodequant.data import BPRSampler, Interactions
+from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.training.checkpoint import Checkpoint
+from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
+from pyg_nodequant.training.journal import Journal
+from pyg_nodequant.training.loop import StageLoop, StageProgress, copy_state
+from pyg_nodequant.training.schedule import PlateauSchedule
+from pyg_nodequant.training.stages import STAGES, Stage, TrainingContext
+
+#: The stages of each recipe, in order.
+RECIPE_STAGES = {
+    "float": ("float", ),
+    "node_aware": ("float", "finetune"),
+    "uniform": ("float", "finetune"),
+    "paper": ("float", "joint"),
+}
+Plans = dict[str, tuple[int, int]]
+
+
+class RecipeRun:
+    r"""One training by a recipe: a fresh model, its stages, its result.
+
+    A run happens twice if the model is refitted: the first one,
+    :obj:`"select"`, is watched on validation; the second, :obj:`"refit"`,
+    repeats its course on train and validation together.
+
+    Args:
+        name (str): :obj:`"select"` or :obj:`"refit"`.
+        config (ExperimentConfig): All settings.
+        data (Interactions): What is trained on; without a test split.
+        device (torch.device): Where.
+        journal (Journal): Takes history rows and checkpoints.
+        plans (dict, optional): The courses to repeat.
+        carried (dict, optional): What later checkpoints have to remember of
+            earlier runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ExperimentConfig,
+        data: Interactions,
+        device: torch.device,
+        journal: Journal,
+        plans: Optional[Plans] = None,
+        carried: Optional[dict[str, Any]] = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.journal = journal
+        self.carried = carried or {}
+        self.context = TrainingContext(
+            new_model(config, data).to(device), data,
+            data.edge_index("train").to(device), config, plans=plans or {})
+        self.done: dict[str, dict[str, Any]] = {}
+        self.plans: Plans = {}
+        self.float_state: dict[str, Tensor] = {}
+
+    @property
+    def model(self) -> QuantLightGCN:
+        r"""The model that is trained."""
+        return self.context.model
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        r"""The recipe's stages; the paper's float model is a mere baseline."""
+        quant = self.config.quant
+        stages = RECIPE_STAGES[quant.recipe]
+        if quant.recipe == "paper" and not quant.float_baseline:
+            return stages[1:]
+        return stages
+
+    def run(self, checkpoint: Optional[Checkpoint] = None) -> None:
+        r"""Runs all stages, from where a checkpoint of this run stopped."""
+        if checkpoint is not None:
+            self.done = dict(checkpoint.state["done"])
+            self.plans = {name: (int(a), int(b)) for name, (a, b)
+                          in checkpoint.state["plans"].items()}
+            self.float_state = dict(checkpoint.groups.get("float", {}))
+            if self.stages[-1] in self.done:
+                self.model.load_state_dict(checkpoint.model)
+        for index, name in enumerate(self.stages):
+            if name in self.done:
+                continue
+            same = (checkpoint is not None
+                    and checkpoint.state["stage"] == name)
+            self.run_stage(index, name, checkpoint if same else None)
+        self.model.quantization_enabled = self.config.quant.recipe != "float"
+        self.model.eval()
+
+    def run_stage(self, index: int, name: str,
+                  checkpoint: Optional[Checkpoint]) -> None:
+        r"""Prepares and runs one stage, and writes a checkpoint."""
+        if name == "finetune":
+            self.prepare_finetuning()
+        elif name == "joint" and self.float_state:
+            # The baseline is no warm start: the paper trains from scratch.
+            fresh = new_model(self.config, self.context.data)
+            self.model.load_state_dict(fresh.state_dict())
+        data = self.context.data
+        sampler = BPRSampler(data.train, data.num_users, data.num_items,
+                             self.config.trainer.batch_size,
+                             seed=self.config.seed * 16 + index)
+        if sampler.steps_per_epoch == 0:
+            raise ValueError("no user has an item left to serve as a "
+                             "negative: every user has every item")
+        stage = STAGES[name](self.context, sampler.steps_per_epoch)
+        loop = StageLoop(stage, self.context, sampler, self.record, self.save)
+        if checkpoint is not None:
+            loop.restore(checkpoint)
+        progress = loop.run()
+        self.done[name] = progress.scalars()
+        if isinstance(stage.schedule, PlateauSchedule):
+            self.plans[name] = stage.schedule.plan
+        if name == "float":
+            self.float_state = copy_state(self.model)
+        if name == "joint":
+            self.model.embedding.controller.freeze()
+        self.save(stage, progress)
+
+    @torch.no_grad()
+    def prepare_finetuning(self) -> None:
+        r"""Starts from the float model: it is the teacher, its rankings say
+        which widths to freeze, its rows where learned ranges begin.
+        """
+        model, quant = self.model, self.config.quant
+        teacher = self.float_embedding()
+        self.context.teacher = teacher
+        model.load_state_dict(self.float_state)
+        controller = model.embedding.controller
+        if quant.recipe == "uniform":
+            bits = torch.full((model.num_nodes, ), quant.bits)
+        else:
+            bits = self.allocate(teacher)
+        controller.set_bits(bits)
+        controller.freeze(bits)
+        model.embedding.quantizer.calibrate(model.embedding.weight)
+        if model.output_quantizer is not None:
+            model.output_quantizer.calibrate(teacher)
+
+    def allocate(self, teacher: Tensor) -> Tensor:
+        r"""The widths of :obj:`node_aware`: those that cost the float model's
+        rankings least at the budget. Layer-0 rows count with all that their
+        error spreads to.
+        """
+        model, quant = self.model, self.config.quant
+        num_users = self.context.data.num_users
+        curvature = F.listwise_curvature(teacher[:num_users],
+                                         teacher[num_users:])
+        weight = torch.zeros_like(curvature)
+        if quant.where != "input":
+            weight += F.sensitivity(curvature, teacher)
+        if quant.where != "output":
+            adjacency = F.build_adjacency(self.context.edge_index,
+                                          model.num_nodes)
+            spread = F.propagated_curvature(curvature, adjacency,
+                                            model.alpha.tolist(),
+                                            seed=self.config.seed)
+            weight += F.sensitivity(spread, model.embedding.weight.detach())
+        return F.allocate_bits(weight, quant.target_bits, quant.min_bits,
+                               quant.max_bits, quant.sensitivity_power)
+
+    @torch.no_grad()
+    def float_embedding(self) -> Tensor:
+        r"""The propagated rows of the float model, :math:`(N, d)`."""
+        model = self.model
+        current = copy_state(model)
+        model.load_state_dict(self.float_state)
+        enabled, model.quantization_enabled = model.quantization_enabled, False
+        out = model.get_embedding(self.context.edge_index)
+        model.quantization_enabled = enabled
+        model.load_state_dict(current)
+        return out
+
+    @torch.no_grad()
+    def validation(self) -> dict[str, dict[str, float]]:
+        r"""All validation metrics of the trained model and, if there is one,
+        of the float model; empty without a validation split.
+        """
+        if self.context.data.val.size(1) == 0:
+            return {}
+        rows = {"trained": self.model.get_embedding(self.context.edge_index)}
+        if self.float_state:
+            rows["float"] = self.float_embedding()
+        num_users = self.context.data.num_users
+        return {
+            name: evaluate_ranking(torch_topk(x[:num_users], x[num_users:]),
+                                   self.context.data, "val")
+            for name, x in rows.items()
+        }
+
+    def label(self, stage: str) -> str:
+        r"""The name of a stage in the history."""
+        return stage if self.name == "select" else f"{self.name}_{stage}"
+
+    def record(self, row: dict[str, Any]) -> None:
+        r"""Adds a row to the history."""
+        self.journal.record({**row, "stage": self.label(row["stage"])})
+
+    def save(self, stage: Stage, progress: StageProgress) -> None:
+        r"""Writes a checkpoint."""
+        self.journal.save(
+            model=stage.model.state_dict(),
+            optimizer=stage.optimizer.state_dict(),
+            best=progress.best, float_state=self.float_state,
+            state={
+                **self.carried,
+                "run": self.name,
+                "stage": stage.name,
+                "progress": progress.scalars(),
+                "schedule": stage.schedule.state_dict(),
+                "done": self.done,
+                "plans": {k: list(v) for k, v in self.plans.items()},
+            })
+
+
+def new_model(config: ExperimentConfig, data: Interactions) -> QuantLightGCN:
+    r"""A freshly initialised model; the seed alone decides its values."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return QuantLightGCN(data.num_nodes, config.model.embedding_dim,
+                             config.model.num_layers, quant=config.quant,
+                             degree=data.degree("train"))
