@@ -1,0 +1,1 @@
+r"""The configuration of `nodequant train`: one YAML file an option."""

@@ -1,0 +1,1 @@
+"""The command `nodequant`; the only place that knows Hydra."""
