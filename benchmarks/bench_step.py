@@ -113,14 +113,11 @@ def main() -> None:
         print(f"{name:16s} {1000 * value:9.1f} ms a step (median of "
               f"{options.rounds}, spread {1000 * spread:.1f})")
     base = median["ours float"]
-    print(f"PyG edge_index / ours float   {median['PyG edge_index'] / base:.2f}")
-    print(f"PyG torch CSR  / ours float   {median['PyG torch CSR'] / base:.2f}")
     quantized = median["ours quantized"]
-    print("PyG edge_index / ours quantized "
-          f"{median['PyG edge_index'] / quantized:.2f}")
-    print("PyG torch CSR  / ours quantized "
-          f"{median['PyG torch CSR'] / quantized:.2f}")
-    print(f"ours quantized / ours float   {quantized / base:.3f}")
+    for name in ("PyG edge_index", "PyG torch CSR"):
+        print(f"{name:14s} / ours float     {median[name] / base:6.2f}")
+        print(f"{name:14s} / ours quantized {median[name] / quantized:6.2f}")
+    print(f"ours quantized / ours float    {quantized / base:6.3f}")
 
 
 if __name__ == "__main__":

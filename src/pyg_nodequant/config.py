@@ -199,7 +199,7 @@ class TrainerConfig:
     device: str = "auto"
     threads: int = 0  # 0: leave torch's own choice
     resume: Optional[str] = None
-    checkpoint_minutes: float = 1.0
+    checkpoint_minutes: float = 0.5
     progress: bool = True
     logger: str = "csv"
 

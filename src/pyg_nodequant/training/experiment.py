@@ -59,8 +59,7 @@ def run_experiment(
     num_users = interactions.num_users
     rows = result.embedding().cpu()
     packed = pack_model(result.model, result.edge_index, interactions,
-                        {"config": as_dict(config),
-                         "data": interactions.name})
+                        provenance(config, interactions))
     check_parity(packed, rows, num_users, config.seed)
 
     packed.save(run_dir / "model.nq")
@@ -96,6 +95,15 @@ def run_experiment(
     write_atomic(run_dir / "metrics.json",
                  [json.dumps(metrics, indent=2).encode()])
     return metrics
+
+
+def provenance(config: ExperimentConfig,
+               interactions: Interactions) -> dict[str, Any]:
+    r"""What a packed file tells of its making. Packed files are shared, so it
+    names no path of the machine, and nothing that changes between machines.
+    """
+    return {"data": interactions.name, "seed": config.seed,
+            "model": as_dict(config.model), "quant": as_dict(config.quant)}
 
 
 def evaluate_split(topk: Any, interactions: Interactions,

@@ -21,7 +21,7 @@ from pyg_nodequant.training.stages import Stage, TrainingContext
 State = dict[str, Tensor]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     r"""Training cannot go on, *e.g.*, because the loss is not finite."""
 
 

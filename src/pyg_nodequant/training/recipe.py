@@ -112,9 +112,6 @@ class RecipeRun:
         sampler = BPRSampler(data.train, data.num_users, data.num_items,
                              self.config.trainer.batch_size,
                              seed=self.config.seed * 16 + index)
-        if sampler.steps_per_epoch == 0:
-            raise ValueError("no user has an item left to serve as a "
-                             "negative: every user has every item")
         stage = STAGES[name](self.context, sampler.steps_per_epoch)
         loop = StageLoop(stage, self.context, sampler, self.record, self.save)
         if checkpoint is not None:
