@@ -3,12 +3,18 @@ r"""Torch modules: parameters, shapes and repr; the maths is in functional."""
 from pyg_nodequant.nn.controller import BitWidthController
 from pyg_nodequant.nn.embedding import NodeAwareQuantEmbedding
 from pyg_nodequant.nn.lightgcn import QuantLightGCN
+from pyg_nodequant.nn.packed import PackedEmbedding
+from pyg_nodequant.nn.packed_index import PackedMIPSIndex
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer, RowCodes
+from pyg_nodequant.nn.weight import NodeAwareQuantWeight
 
 __all__ = [
     "BitWidthController",
     "NodeAwareQuantEmbedding",
+    "NodeAwareQuantWeight",
     "NodeAwareQuantizer",
+    "PackedEmbedding",
+    "PackedMIPSIndex",
     "QuantLightGCN",
     "RowCodes",
 ]

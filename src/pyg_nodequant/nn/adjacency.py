@@ -9,9 +9,22 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, OptTensor
-from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
+from torch_geometric.utils import (
+    is_sparse,
+    is_torch_sparse_tensor,
+    to_edge_index,
+)
 
 from pyg_nodequant.functional import Adjacency, build_adjacency
+
+
+def check_edge_weight(edge_index: Adj, edge_weight: OptTensor) -> None:
+    r"""Raises :class:`ValueError` if a sparse adjacency comes with an
+    :obj:`edge_weight`, which PyG would silently ignore.
+    """
+    if edge_weight is not None and is_sparse(edge_index):
+        raise ValueError("'edge_weight' needs to be None with a sparse "
+                         "adjacency: put the weights in its values")
 
 
 def to_adjacency(
@@ -32,10 +45,8 @@ def to_adjacency(
             which PyG would silently ignore, or has another shape than
             :math:`(N, N)`.
     """
+    check_edge_weight(edge_index, edge_weight)
     if isinstance(edge_index, Tensor) and is_torch_sparse_tensor(edge_index):
-        if edge_weight is not None:
-            raise ValueError("'edge_weight' needs to be None with a sparse "
-                             "adjacency: put the weights in its values")
         if tuple(edge_index.shape) != (num_nodes, num_nodes):
             raise ValueError(f"a sparse adjacency needs shape "
                              f"[{num_nodes}, {num_nodes}] "
@@ -60,9 +71,8 @@ class AdjacencyCache:
 
     @staticmethod
     def _version(x: Optional[Tensor]) -> int:
-        if x is None or is_torch_sparse_tensor(x):
-            return -1
-        return 0 if x.is_inference() else x._version
+        # A tensor of inference mode does not count what is written to it.
+        return -1 if x is None or x.is_inference() else x._version
 
     def get(
         self,
@@ -72,15 +82,24 @@ class AdjacencyCache:
         normalize: bool,
     ) -> Adjacency:
         r"""Returns the matrix of this graph, building it if it is new."""
-        key = (weakref.ref(edge_index), self._version(edge_index),
-               None if edge_weight is None else weakref.ref(edge_weight),
-               self._version(edge_weight), normalize)
-        if self._key is None or not self._same(key):
+        graph = (edge_index, edge_weight, normalize)
+        if self._key is None or not self._same(self._make_key(*graph)):
             self._value = to_adjacency(edge_index, num_nodes, edge_weight,
                                        normalize)
-            self._key = key
+            # Afterwards, as reading a COO tensor counts as writing to it.
+            self._key = self._make_key(*graph)
         assert self._value is not None
         return self._value
+
+    def _make_key(
+        self,
+        edge_index: Tensor,
+        edge_weight: OptTensor,
+        normalize: bool,
+    ) -> tuple[Any, ...]:
+        return (weakref.ref(edge_index), self._version(edge_index),
+                None if edge_weight is None else weakref.ref(edge_weight),
+                self._version(edge_weight), normalize)
 
     def _same(self, key: tuple[Any, ...]) -> bool:
         assert self._key is not None
@@ -118,8 +137,10 @@ def fast_path_obstacle(convs: Any, edge_index: Adj,
     for conv in convs:
         if type(conv) is not LGConv:
             return f"a layer is a {type(conv).__name__}"
-        if conv.explain or conv._message_forward_hooks:
-            return "its messages are being explained or hooked"
+        hooked = any(value for name, value in vars(conv).items()
+                     if name.endswith("_hooks"))
+        if conv.explain or hooked:
+            return "a layer is being explained or hooked"
         if conv.normalize != convs[0].normalize:
             return "its layers normalise differently"
         if conv.flow != "source_to_target" or conv.aggr != "add":

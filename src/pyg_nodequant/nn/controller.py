@@ -194,6 +194,7 @@ class BitWidthController(MessagePassing):  # type: ignore[misc]
 
     def unfreeze(self) -> None:
         r"""Makes the widths continuous and trainable again."""
+        self.frozen_bits.zero_()
         self.is_frozen_flag.fill_(False)
         self._frozen = False
 

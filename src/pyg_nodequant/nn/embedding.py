@@ -127,8 +127,8 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
         index = input.reshape(-1)
         out = self.quantizer(flat, index)
         if self.padding_idx is not None:
-            out = torch.where((index == self.padding_idx).unsqueeze(-1), flat,
-                              out)
+            padding = (index == self.padding_idx).unsqueeze(-1)
+            out = torch.where(padding, torch.zeros_like(out), out)
         result: Tensor = out.view(rows.shape).to(rows.dtype)
         return result
 
@@ -171,8 +171,11 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
         r"""Returns a plain float embedding: of the latent table, whose
         parameter it shares, or, if :obj:`quantized`, of the values served.
         """
-        weight = (self.quantized_weight().detach().to(self.weight.dtype)
-                  if quantized else self.weight.detach())
+        weight = self.weight.detach()
+        if quantized:
+            training = self.training
+            weight = self.eval().quantized_weight().detach().to(weight.dtype)
+            self.train(training)
         out = torch.nn.Embedding(
             self.num_embeddings, self.embedding_dim, self.padding_idx,
             self.max_norm, self.norm_type, self.scale_grad_by_freq,
@@ -181,9 +184,13 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
             out.weight = self.weight
         return out.train(self.training)
 
-    def __repr__(self) -> str:
+    @property
+    def width_summary(self) -> str:
+        r"""The bounds of the widths and the mean width served, for repr."""
         bits = self.controller
+        return (f"bits={bits.min_bits}..{bits.max_bits}, "
+                f"avg={float(bits.bit_width.float().mean()):.2f}")
+
+    def __repr__(self) -> str:
         return (f"{self.__class__.__name__}({self.num_embeddings}, "
-                f"{self.embedding_dim}, bits={bits.min_bits}.."
-                f"{bits.max_bits}, "
-                f"avg={float(bits.bit_width.float().mean()):.2f})")
+                f"{self.embedding_dim}, {self.width_summary})")

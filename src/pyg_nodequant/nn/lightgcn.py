@@ -12,7 +12,11 @@ from torch_geometric.typing import Adj, OptTensor
 
 from pyg_nodequant import functional as F
 from pyg_nodequant.config import NodeQuantConfig
-from pyg_nodequant.nn.adjacency import AdjacencyCache, fast_path_obstacle
+from pyg_nodequant.nn.adjacency import (
+    AdjacencyCache,
+    check_edge_weight,
+    fast_path_obstacle,
+)
 from pyg_nodequant.nn.embedding import (
     NodeAwareQuantEmbedding,
     keep_missing_quantizer_state,
@@ -77,6 +81,13 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(num_nodes, embedding_dim, num_layers, alpha, **kwargs)
+        self._add_quantizers(quant, degree)
+
+    def _add_quantizers(
+        self,
+        quant: Optional[NodeQuantConfig],
+        degree: Optional[Tensor],
+    ) -> None:
         self.quant = quant or NodeQuantConfig()
         #: Turn off to see the float model behind; :obj:`True` by default.
         self.quantization_enabled = self.quant.recipe != "float"
@@ -87,9 +98,11 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         self.output_quantizer: Optional[NodeAwareQuantizer] = None
         if self.quant.where != "input":
             self.output_quantizer = NodeAwareQuantizer(
-                num_nodes, embedding_dim, self.embedding.controller,
-                self.quant.range)
+                self.num_nodes, self.embedding_dim,
+                self.embedding.controller, self.quant.range)
             self.output_quantizer.borrow_controller()
+            self.output_quantizer.to(self.embedding.weight.device)
+            self.output_quantizer.train(self.training)
         self.register_load_state_dict_pre_hook(keep_missing_quantizer_state)
         self._adjacency = AdjacencyCache()
         self._obstacle: Optional[str] = None
@@ -120,9 +133,11 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
                 :math:`(B)`; only their rows are quantized. (default:
                 :obj:`None`, all nodes)
         """
-        x: Tensor = self.embedding.weight
+        x: Tensor
         if self.quantization_enabled and self.quant.where != "output":
             x = self.embedding.quantized_weight()
+        else:
+            x = self.embedding.weight
         return self.quantize_output(
             self.propagate_embedding(x, edge_index, edge_weight), n_id)
 
@@ -152,6 +167,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         with one cached matrix where that is valid, by message passing
         elsewhere (the reason is logged once).
         """
+        check_edge_weight(edge_index, edge_weight)
         obstacle = fast_path_obstacle(self.convs, edge_index, edge_weight)
         if obstacle is None:
             normalize = bool(self.convs[0].normalize) if self.convs else True
@@ -226,8 +242,11 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         if not 1 <= k <= dst_index.numel():
             raise ValueError(f"'k' needs to be in [1, {dst_index.numel()}], "
                              f"the number of candidates (got {k})")
+        # Repeated candidates share a column of the mask, as repeated sources
+        # share a row.
+        targets, column = dst_index.unique(return_inverse=True)
         position = torch.full((self.num_nodes, ), -1, device=device)
-        position[dst_index] = torch.arange(dst_index.numel(), device=device)
+        position[targets] = torch.arange(targets.numel(), device=device)
         candidates = out[dst_index]
         result = torch.empty(src_index.numel(), k, dtype=torch.long,
                              device=device)
@@ -236,17 +255,16 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             users = src_index[start:start + batch_size]
             scores = out[users] @ candidates.t()
             if exclude_edge_index is not None:
-                # Repeated sources need their own mask: go by unique nodes.
                 unique, inverse = users.unique(return_inverse=True)
                 row_of.fill_(-1)
                 row_of[unique] = torch.arange(unique.numel(), device=device)
                 row = row_of[exclude_edge_index[0]]
                 col = position[exclude_edge_index[1]]
                 hit = (row >= 0) & (col >= 0)
-                mask = torch.zeros(unique.numel(), scores.size(1),
+                mask = torch.zeros(unique.numel(), targets.numel(),
                                    dtype=torch.bool, device=device)
                 mask[row[hit], col[hit]] = True
-                scores.masked_fill_(mask[inverse], -torch.inf)
+                scores.masked_fill_(mask[inverse][:, column], -torch.inf)
             top = scores.topk(k, dim=-1, sorted=sorted)
             ids = dst_index[top.indices]
             ids[top.values == -torch.inf] = -1
@@ -273,12 +291,36 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         out.train(model.training)
         return out
 
+    @classmethod
+    def quantize_(
+        cls,
+        model: LightGCN,
+        quant: Optional[NodeQuantConfig] = None,
+        degree: Optional[Tensor] = None,
+    ) -> QuantLightGCN:
+        r"""Turns a float LightGCN into this class in place: the same object,
+        embedding parameter and layers, with quantizers added.
+
+        Args:
+            model (LightGCN): A model of exactly PyG's class.
+            quant (NodeQuantConfig, optional): As in the constructor.
+            degree (torch.Tensor, optional): As in the constructor.
+
+        Raises:
+            ValueError: If :obj:`model` is of another class, whose methods
+                this one would replace.
+        """
+        if type(model) is not LightGCN:
+            raise ValueError(f"'model' needs to be exactly a LightGCN "
+                             f"(got {type(model).__name__})")
+        model.__class__ = cls
+        out: QuantLightGCN = model
+        out._add_quantizers(quant, degree)
+        return out
+
     def __repr__(self) -> str:
-        bits = self.embedding.controller
         quant = "float" if not self.quantization_enabled else (
-            f"where={self.quant.where}, bits={bits.min_bits}.."
-            f"{bits.max_bits}, "
-            f"avg={float(bits.bit_width.float().mean()):.2f}")
+            f"where={self.quant.where}, {self.embedding.width_summary}")
         return (f"{self.__class__.__name__}({self.num_nodes}, "
                 f"{self.embedding_dim}, num_layers={self.num_layers}, "
                 f"{quant})")

@@ -204,7 +204,7 @@ class NodeAwareQuantizer(torch.nn.Module):
     def _bits(self, n_id: Optional[Tensor]) -> Tensor:
         if not self.training and not self.controller.is_frozen:
             return self._widths_served(n_id).float()
-        bits: Tensor = self.controller()
+        bits: Tensor = self.controller().float()
         return bits if n_id is None else bits[n_id]
 
     def _range(self, x: Tensor, bits: Tensor,
@@ -214,9 +214,16 @@ class NodeAwareQuantizer(torch.nn.Module):
         if self.range == "minmax":
             return F.minmax_range(x)
         assert self.log_delta is not None and self.mu is not None
-        log_delta = self.log_delta if n_id is None else self.log_delta[n_id]
-        mu = self.mu if n_id is None else self.mu[n_id]
-        return log_delta.exp().unsqueeze(-1), mu.unsqueeze(-1)
+        index = slice(None) if n_id is None else n_id
+        delta = self.log_delta[index].float().exp().unsqueeze(-1)
+        mu = self.mu[index].float().unsqueeze(-1)
+        seen = self.calibrated[index]
+        if bool(seen.all()):
+            return delta, mu
+        # A node no batch has met yet has no range of its own.
+        seen = seen.unsqueeze(-1)
+        start, low = F.symmetric_range(x, bits)
+        return torch.where(seen, delta, start), torch.where(seen, mu, low)
 
     def _snap(self, delta: Tensor, mu: Tensor,
               bits: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,12 @@ r"""What a run writes while it trains: its history and its checkpoint."""
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
+import torch
 from torch import Tensor
 
 from pyg_nodequant.config import ExperimentConfig
@@ -92,14 +94,20 @@ class Journal:
 
 
 def fingerprint(config: ExperimentConfig, data: Interactions) -> str:
-    r"""What a checkpoint must share with the run that resumes it."""
+    r"""What a checkpoint must share with the run that resumes it: whatever
+    decides what a step is, and how many runs there are.
+    """
     settings = asdict(config)
+    edges = torch.cat([data.train, data.val], dim=1).cpu().contiguous()
     return json.dumps({
         "seed": settings["seed"],
         "model": settings["model"],
         "quant": settings["quant"],
+        "batch_size": settings["trainer"]["batch_size"],
+        "refit": settings["trainer"]["refit"],
         "nodes": [data.num_users, data.num_items],
-        "interactions": [data.train.size(1), data.val.size(1)],
+        "interactions": [data.train.size(1), data.val.size(1),
+                         zlib.crc32(edges.numpy().data)],
     }, sort_keys=True)
 
 

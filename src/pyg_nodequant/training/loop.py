@@ -120,6 +120,7 @@ class StageLoop:
             bar.update()
             due = self.progress.step % self.options.eval_every == 0
             if due or schedule.finished:
+                self.check_loss(lr, float(loss))
                 metrics = self.evaluate()
                 self.log(bar, epoch, lr, float(loss), metrics)
                 minutes = (time.monotonic() - last_save) / 60
@@ -162,6 +163,14 @@ class StageLoop:
                 and self.progress.seconds >= limit / (1 + schedule.anneal)):
             schedule.begin_anneal(schedule.step)
 
+    def check_loss(self, lr: float, loss: float) -> None:
+        r"""Stops at a loss that is no number, before it is ranked by."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of stage '{self.stage.name}' became {loss} by step "
+                f"{self.progress.step} at a learning rate of {lr:g}; lower "
+                f"'optimizer.lr' or 'quant.finetune_lr'")
+
     def evaluate(self) -> dict[str, float]:
         r"""Validates, and keeps the model if it is the best one yet."""
         schedule, progress = self.stage.schedule, self.progress
@@ -182,13 +191,8 @@ class StageLoop:
 
     def log(self, bar: Any, epoch: int, lr: float, loss: float,
             metrics: dict[str, float]) -> None:
-        r"""Shows and records one line; stops at a loss that is no number."""
+        r"""Shows and records one line."""
         progress, model = self.progress, self.context.model
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss of stage '{self.stage.name}' became {loss} by step "
-                f"{progress.step} at a learning rate of {lr:g}; lower "
-                f"'optimizer.lr' or 'quant.finetune_lr'")
         bits = (float(model.embedding.controller.bit_width.float().mean())
                 if model.quantization_enabled else 32.0)
         shown = {"loss": f"{loss:.4f}", "bits": f"{bits:.2f}"}

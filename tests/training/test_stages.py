@@ -1,0 +1,212 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pyg_nodequant.training.recipe import new_model
+from pyg_nodequant.training.schedule import CosineSchedule, PlateauSchedule
+from pyg_nodequant.training.stages import (
+    ALPHA_LR,
+    STAGES,
+    FinetuneStage,
+    FloatStage,
+    JointStage,
+    TrainingContext,
+    float_params,
+)
+
+
+@pytest.fixture
+def context(data, settings):
+    config = settings("node_aware", lambda_storage=0.3, temperature=0.7,
+                      distill_weight=0.8, bpr_weight=0.4,
+                      optimizer={"l2": 0.05})
+    model = new_model(config, data)
+    with torch.no_grad():  # away from zero, so that L2 and ranges matter
+        model.embedding.weight.mul_(10)
+    return TrainingContext(model, data.without_test(),
+                           data.edge_index("train"), config)
+
+
+@pytest.fixture
+def batch(data):
+    g = torch.Generator().manual_seed(5)
+    users, positives = data.train[:, torch.randperm(
+        data.train.size(1), generator=g)[:40]]
+    return users, positives, torch.randint(data.num_items, (40, ),
+                                           generator=g)
+
+
+def propagated(context):
+    """The float rows, by a dense normalised matrix."""
+    n, model = context.data.num_nodes, context.model
+    a = torch.zeros(n, n, dtype=torch.float64)
+    a[tuple(context.edge_index)] = 1.0
+    degree = a.sum(1).clamp(min=1)
+    a = a / degree.sqrt().view(-1, 1) / degree.sqrt().view(1, -1)
+    x = model.embedding.weight.detach().double()
+    layers = [x]
+    for _ in range(model.num_layers):
+        layers.append(a @ layers[-1])
+    return torch.stack(layers).mean(0)
+
+
+def bpr_and_l2(context, rows, batch):
+    """BPR and L2, triple by triple."""
+    table = context.model.embedding.weight.detach().double()
+    num_users, ranking, penalty = context.data.num_users, 0.0, 0.0
+    for u, p, n in zip(*(part.tolist() for part in batch)):
+        p, n = p + num_users, n + num_users
+        margin = (rows[u] * rows[p]).sum() - (rows[u] * rows[n]).sum()
+        ranking += float(torch.log1p(torch.exp(-margin)))
+        penalty += float(sum((table[i]**2).sum() for i in (u, p, n)))
+    size = batch[0].numel()
+    return ranking / size, 0.05 * penalty / (2 * size)
+
+
+def test_names_are_keys():
+    assert {name: stage.name for name, stage in STAGES.items()} == {
+        "float": "float", "joint": "joint", "finetune": "finetune"}
+
+
+def test_float_loss(context, batch):
+    stage = FloatStage(context, 4)
+    stage.prepare()
+    assert not context.model.quantization_enabled
+    expected = sum(bpr_and_l2(context, propagated(context), batch))
+    assert float(stage.loss(0, *batch)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_joint_loss(context, batch):
+    stage = JointStage(context, 4)
+    stage.prepare()
+    context.model.train()
+    assert context.model.quantization_enabled
+    rows = context.model.get_embedding(context.edge_index).detach().double()
+    bits = 1 + 7 * torch.sigmoid(context.model.embedding.controller.alpha)
+    expected = (sum(bpr_and_l2(context, rows, batch))
+                + 0.3 * float(bits.mean()) * 8)
+    loss = stage.loss(0, *batch)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    for parameter in context.model.parameters():
+        assert bool(parameter.grad.abs().sum() > 0)
+
+
+def test_the_storage_loss_alone_shrinks_every_width(context, batch):
+    context.config = replace(context.config, quant=replace(
+        context.config.quant, lambda_storage=1e-9))
+    stage = JointStage(context, 4)
+    stage.prepare()
+    before = context.model.embedding.controller().detach().clone()
+    for _ in range(3):
+        stage.optimizer.zero_grad()
+        # The gradient of a graph of millions of nodes, far below 1e-8:
+        (stage.config.quant.lambda_storage
+         * context.model.storage_loss()).backward()
+        stage.optimizer.step()
+    after = context.model.embedding.controller()
+    assert bool((after < before).all())
+
+
+def test_finetune_loss(context, batch):
+    stage = FinetuneStage(context, 4)
+    stage.prepare()
+    context.teacher = torch.randn(context.data.num_nodes, 8)
+    context.model.embedding.controller.freeze()
+    context.model.train()
+    rows = context.model.get_embedding(context.edge_index).detach().double()
+    ranking, penalty = bpr_and_l2(context, rows, batch)
+
+    num_users, t = context.data.num_users, 0.7
+    teacher, distance = context.teacher.double(), 0.0
+    distilled = stage.sample_users(3).tolist()
+    for u in distilled:
+        p = torch.softmax(teacher[num_users:] @ teacher[u] / t, 0)
+        q = torch.softmax(rows[num_users:] @ rows[u] / t, 0)
+        distance += float((p * (p / q).log()).sum()) * t**2 / len(distilled)
+    expected = 0.8 * distance + 0.4 * ranking + penalty
+    assert float(stage.loss(3, *batch)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_finetuning_needs_a_teacher(context, batch):
+    with pytest.raises(RuntimeError, match="float model's rows"):
+        FinetuneStage(context, 4).loss(0, *batch)
+
+
+def test_distilled_users_are_a_function_of_seed_and_step(context):
+    stage = FinetuneStage(context, 4)
+    users = stage.sample_users(7)
+    torch.manual_seed(123)
+    assert torch.equal(users, stage.sample_users(7))
+    assert users.unique().numel() == users.numel() == 32
+    assert int(users.max()) < context.data.num_users
+    assert not torch.equal(users, stage.sample_users(8))
+    stage.config = replace(stage.config, seed=1)
+    assert not torch.equal(users, stage.sample_users(7))
+    stage.config = replace(stage.config, quant=replace(
+        stage.config.quant, distill_users=10_000))
+    assert stage.sample_users(0).sort().values.tolist() == list(range(120))
+
+
+@pytest.mark.parametrize("range", ["symmetric", "learned"])
+def test_what_each_stage_trains(data, settings, range):
+    config = settings("paper", range=range)
+    context = TrainingContext(new_model(config, data), data,
+                              data.edge_index(), config)
+    model = context.model
+    names = {id(p): name for name, p in model.named_parameters()}
+
+    def trained(stage):
+        return [[names[id(p)] for p in group["params"]]
+                for group in stage.optimizer.param_groups]
+
+    others = [name for name in names.values()
+              if name != "embedding.controller.alpha"]
+    assert ("output_quantizer.log_delta" in others) == (range == "learned")
+    assert sorted(names[id(p)] for p in float_params(model)) == sorted(others)
+    assert trained(FloatStage(context, 4)) == [["embedding.weight"]]
+    joint, alpha = trained(JointStage(context, 4))
+    assert sorted(joint) == sorted(others)
+    assert alpha == ["embedding.controller.alpha"]
+    finetuned, = trained(FinetuneStage(context, 4))
+    assert sorted(finetuned) == sorted(others)
+
+
+def test_learning_rates_follow_the_schedule(context):
+    stage = JointStage(context, 4)
+    lr = context.config.optimizer.lr
+    assert stage.set_lr() == lr
+    for _ in range(4):
+        stage.schedule.advance()
+    stage.schedule.begin_anneal(4)
+    stage.schedule.advance()
+    assert stage.set_lr() == pytest.approx(lr / 2)
+    assert [group["lr"] for group in stage.optimizer.param_groups
+            ] == pytest.approx([lr / 2, ALPHA_LR / 2])
+
+
+def test_schedules_come_from_the_settings_or_a_plan(context):
+    trainer = context.config.trainer
+    for kind in (FloatStage, JointStage):
+        schedule = kind(context, 4).schedule
+        assert isinstance(schedule, PlateauSchedule)
+        assert schedule.max_steps == 4 * trainer.max_epochs
+        assert schedule.patience == trainer.patience
+        assert schedule.anneal == trainer.anneal
+    fixed = FinetuneStage(context, 4).schedule
+    assert isinstance(fixed, CosineSchedule) and fixed.num_steps == 20
+    context.plans = {"float": (6, 9)}
+    assert FloatStage(context, 4).schedule.planned == 6
+    assert FloatStage(context, 4).schedule.max_steps == 9
+    assert JointStage(context, 4).schedule.planned is None
+
+
+def test_l2_shrinks_with_the_number_of_interactions(context):
+    assert context.l2 == 0.05
+    context.config = replace(context.config, optimizer=replace(
+        context.config.optimizer, l2=None))
+    assert context.l2 == pytest.approx(80 / 1728)
+    context.config = replace(context.config, optimizer=replace(
+        context.config.optimizer, l2=0.0))
+    assert context.l2 == 0.0
