@@ -104,10 +104,10 @@ class NodeQuantConfig:
     sensitivity_power: float = 1.0
     distill_weight: float = 1.0
     bpr_weight: float = 0.3
-    temperature: float = 0.5
+    temperature: float = 1.0
     distill_users: int = 256
-    finetune_steps: int = 400
-    finetune_lr: float = 4e-3
+    finetune_steps: int = 800
+    finetune_lr: float = 1e-2
     float_baseline: bool = True
 
     def __post_init__(self) -> None:
