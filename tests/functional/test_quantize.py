@@ -64,14 +64,6 @@ def test_num_levels_gradient():
     assert bits.grad.tolist() == pytest.approx(expected)
 
 
-def test_round_ste():
-    x = torch.tensor([-0.5, 0.5, 1.5, 2.4, 2.6], requires_grad=True)
-    out = F.round_ste(x)
-    assert out.tolist() == [round_half_even(v) for v in x.tolist()]
-    out.backward(torch.arange(5.0))
-    assert x.grad.tolist() == [0, 1, 2, 3, 4]
-
-
 def test_snap_float16():
     x = torch.tensor([0.1, 1e-9, 3.0, 2049.0, 1e6], requires_grad=True)
     out = F.snap_float16(x)

@@ -33,8 +33,7 @@ from pyg_nodequant.functional.quantize import (
                                                  minmax_range,
                                                  num_levels,
                                                  quantize,
-                                                 round_ste,
-                                                 snap_float16,
+                                                  snap_float16,
                                                  stored_step,
                                                  symmetric_range,
 )
@@ -65,7 +64,6 @@ __all__ = [
     "propagated_curvature",
     "quantize",
     "round_bits",
-    "round_ste",
     "sensitivity",
     "snap_float16",
     "storage_loss",

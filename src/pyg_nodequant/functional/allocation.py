@@ -28,7 +28,7 @@ def listwise_curvature(
     users: Tensor,
     items: Tensor,
     temperature: float = 1.0,
-    chunk_size: int = 1024,
+    chunk_scores: int = 2**22,
 ) -> Tensor:
     r"""The Fisher information :math:`H_i` of the ranking in every row: with
     :math:`p_u` the softmax of user :math:`u`'s scores over all items,
@@ -42,7 +42,7 @@ def listwise_curvature(
         users (Tensor): User embeddings of shape :math:`(U, d)`.
         items (Tensor): Item embeddings of shape :math:`(I, d)`.
         temperature (float, optional): Divides the scores.
-        chunk_size (int, optional): Users whose scores are held at a time.
+        chunk_scores (int, optional): Scores that are held at a time.
 
     Returns:
         Curvatures of the users, then of the items, :math:`(U + I)`.
@@ -56,6 +56,7 @@ def listwise_curvature(
     user_norm = users.square().sum(-1)
     user_curvature = torch.zeros_like(user_norm)
     item_curvature = torch.zeros_like(item_norm)
+    chunk_size = max(1, chunk_scores // max(items.size(0), 1))
     for start in range(0, users.size(0), chunk_size):
         rows = slice(start, start + chunk_size)
         p = torch.softmax(users[rows] @ items.t() / temperature, dim=-1)

@@ -8,6 +8,8 @@ divergence of `"Distilling the Knowledge in a Neural Network"
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +47,28 @@ def l2_loss(*rows: Tensor) -> Tensor:
     return total / (2 * max(rows[0].size(0), 1))
 
 
+class _ListwiseKL(torch.autograd.Function):
+    # The two score matrices are the largest tensors of a training step, so
+    # their softmaxes are formed in place and the gradient, which needs them
+    # anyway, right away: T (softmax(s / T) - softmax(t / T)) / B.
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, teacher_scores: Tensor,
+                temperature: float) -> Tensor:
+        log_q = scores / temperature
+        log_q -= log_q.logsumexp(-1, keepdim=True)
+        log_p = teacher_scores / temperature
+        log_p -= log_p.logsumexp(-1, keepdim=True)
+        p = log_p.exp()
+        rows = max(scores.size(0), 1)
+        loss = log_p.sub_(log_q).mul_(p).sum() * (temperature**2 / rows)
+        ctx.save_for_backward(log_q.exp_().sub_(p).mul_(temperature / rows))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * grads[0], None, None
+
+
 def listwise_kl_loss(
     scores: Tensor,
     teacher_scores: Tensor,
@@ -57,7 +81,7 @@ def listwise_kl_loss(
         \mathrm{softmax}(t_b / T) \,\Vert\, \mathrm{softmax}(s_b / T) \big),
 
     where :math:`T^2` keeps the gradients' size independent of the
-    temperature :math:`T`.
+    temperature :math:`T`. The teacher receives no gradient.
 
     Args:
         scores (Tensor): Student's scores of all items, :math:`(B, I)`.
@@ -69,8 +93,6 @@ def listwise_kl_loss(
         >>> float(listwise_kl_loss(scores, scores).abs()) < 1e-6
         True
     """
-    loss = F.kl_div(
-        F.log_softmax(scores / temperature, dim=-1),
-        F.log_softmax(teacher_scores / temperature, dim=-1),
-        reduction="batchmean", log_target=True)
-    return loss * temperature**2
+    loss: Tensor = _ListwiseKL.apply(  # type: ignore[no-untyped-call]
+        scores, teacher_scores, temperature)
+    return loss

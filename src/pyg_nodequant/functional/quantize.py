@@ -14,7 +14,7 @@ offsets :math:`(B)` or :math:`(B, 1)`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -37,29 +37,6 @@ def num_levels(bits: Tensor) -> Tensor:
         tensor([  1.,   3., 255.])
     """
     return torch.exp2(bits) - 1
-
-
-class _RoundSTE(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> Tensor:
-        return grad[0]
-
-
-def round_ste(x: Tensor) -> Tensor:
-    r"""Rounds to the nearest integer (ties to even); the gradient passes
-    straight through (`"Estimating or Propagating Gradients Through Stochastic
-    Neurons for Conditional Computation" <https://arxiv.org/abs/1308.3432>`_).
-
-    Example:
-        >>> round_ste(torch.tensor([0.4, 1.6]))
-        tensor([0., 2.])
-    """
-    out: Tensor = _RoundSTE.apply(x)  # type: ignore[no-untyped-call]
-    return out
 
 
 class _HalfSTE(torch.autograd.Function):
@@ -182,13 +159,55 @@ def dequantize(codes: Tensor, bits: Tensor, delta: Tensor,
     return codes.to(delta.dtype) / levels.clamp(min=1) * delta + mu
 
 
+class _FakeQuantize(torch.autograd.Function):
+    # One function instead of ten operations: only the input is kept for the
+    # backward pass, where the codes are computed again.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, levels: Tensor, delta: Tensor,
+                mu: Tensor) -> Tensor:
+        ctx.save_for_backward(x, levels, delta, mu)
+        position = _position(x, delta, mu).clamp_(0, 1)
+        out = (position * levels).round_()
+        return out.div_(levels.clamp(min=1e-12)).mul_(delta).add_(mu)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Optional[Tensor], ...]:
+        x, levels, delta, mu = ctx.saved_tensors
+        grad = grads[0]
+        position = _position(x, delta, mu)
+        inside = (position >= 0) & (position <= 1) & (delta > 0)
+        grad_x = torch.where(inside, grad, 0).sum_to_size(x.shape)
+        if not any(ctx.needs_input_grad[1:]):
+            return grad_x, None, None, None
+        position.clamp_(0, 1)
+        ratio = (position * levels).round_().div_(levels.clamp(min=1e-12))
+        residual = ratio - position
+        grad_levels = -(grad * residual) * delta / levels.clamp(min=1e-12)
+        grad_delta = grad * torch.where(inside, residual, ratio)
+        grad_mu = torch.where(inside, 0, grad)
+        return (grad_x, grad_levels.sum_to_size(levels.shape),
+                grad_delta.sum_to_size(delta.shape),
+                grad_mu.sum_to_size(mu.shape))
+
+
 def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor,
                   mu: Tensor) -> Tensor:
     r"""Quantizes and dequantizes, differentiably.
 
-    Rounding passes gradients straight through; the clamp cuts them outside
-    the range. Widths may be continuous, and receive their gradient through
-    :math:`s_i` (and through the range, if that depends on them).
+    Rounding passes gradients straight through (`"Estimating or Propagating
+    Gradients Through Stochastic Neurons for Conditional Computation"
+    <https://arxiv.org/abs/1308.3432>`_); the clamp cuts them outside the
+    range. Widths may be continuous, and receive their gradient through
+    :math:`s_i` (and through the range, if that depends on them). With
+    :math:`t` the clamped position and :math:`v = \mathrm{round}(t s)`,
+
+    .. math::
+        \frac{\partial q}{\partial e} = [\text{inside}], \quad
+        \frac{\partial q}{\partial \mu} = [\text{outside}], \quad
+        \frac{\partial q}{\partial \Delta} =
+        \frac{v}{s} - t \, [\text{inside}], \quad
+        \frac{\partial q}{\partial s} =
+        \Big( t - \frac{v}{s} \Big) \frac{\Delta}{s} .
 
     Args:
         x (Tensor): Rows of shape :math:`(B, d)`.
@@ -205,11 +224,9 @@ def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor,
         ...               torch.tensor([0.0]))
         tensor([[0.0000, 0.3333, 1.0000]])
     """
-    delta, mu = column(delta), column(mu)
-    levels = column(num_levels(bits))
-    position = _position(x, delta, mu).clamp(0, 1)
-    codes = round_ste(position * levels)
-    return codes / levels.clamp(min=1e-12) * delta + mu
+    out: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
+        x, column(num_levels(bits)), column(delta), column(mu))
+    return out
 
 
 def stored_step(delta: Tensor, bits: Tensor) -> Tensor:

@@ -132,6 +132,8 @@ class NodeAwareQuantizer(torch.nn.Module):
             if self.is_snapped:
                 delta, mu = self._snap(delta, mu, bits)
             out = F.fake_quantize(rows, bits, delta, mu)
+            if self.controller.min_bits > 0:
+                return out
             # A row of width 0 stores no code: it reads as zeros.
             return torch.where(F.column(bits) > 0, out,
                                torch.zeros_like(out))

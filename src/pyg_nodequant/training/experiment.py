@@ -127,21 +127,28 @@ def float_metrics(result: TrainingResult,
 
 def check_parity(packed: PackedRecommender, rows: Tensor, num_users: int,
                  seed: int, num_pairs: int = 4096) -> None:
-    r"""Compares scores of random pairs from both paths; a file that does not
-    score as the model that was trained must not be written.
+    r"""Compares scores of random pairs from both paths, each user and each
+    item in at least one of them; a file that does not score as the model
+    that was trained must not be written.
     """
     generator = np.random.default_rng(seed)
-    users = generator.integers(0, packed.num_users, num_pairs)
-    items = generator.integers(0, packed.num_items, num_pairs)
-    user_rows = rows[:num_users].double().numpy()[users]
-    item_rows = rows[num_users:].double().numpy()[items]
-    terms = user_rows * item_rows
-    scores = (packed.served_users.dequantize(users).astype(np.float64) *
-              packed.served_items.dequantize(items)).sum(1)
-    gap = np.abs(scores - terms.sum(1))
-    bound = SCORE_TOLERANCE * np.abs(terms).sum(1)
-    if bool((gap > bound).any()):
-        worst = float((gap / np.maximum(bound, 1e-300)).max())
+    count = max(num_pairs, packed.num_users, packed.num_items)
+    every_user = generator.permutation(count) % packed.num_users
+    every_item = generator.permutation(count) % packed.num_items
+    worst = 0.0
+    for start in range(0, count, num_pairs):
+        users = every_user[start:start + num_pairs]
+        items = every_item[start:start + num_pairs]
+        terms = (rows[:num_users].numpy()[users].astype(np.float64) *
+                 rows[num_users:].numpy()[items])
+        scores = (packed.served_users.dequantize(users).astype(np.float64) *
+                  packed.served_items.dequantize(items)).sum(1)
+        gap = np.abs(scores - terms.sum(1))
+        bound = SCORE_TOLERANCE * np.abs(terms).sum(1)
+        if not bool((gap <= bound).all()):  # NaN is not within bounds either
+            excess = gap / np.maximum(bound, 1e-300)
+            worst = max(worst, float(np.nan_to_num(excess, nan=np.inf).max()))
+    if worst > 0:
         raise RuntimeError(f"packed scores differ from trained ones by up to "
                            f"{worst * SCORE_TOLERANCE:.2g} of sum |q x| "
                            f"(allowed: {SCORE_TOLERANCE:g}); nothing was "
