@@ -60,3 +60,25 @@ def test_listwise_kl_loss_gradient():
     s, t = batch(0).requires_grad_(), batch(1)
     assert torch.autograd.gradcheck(
         lambda x: F.listwise_kl_loss(x, t, 0.5), s)
+
+
+@pytest.mark.parametrize("chunk_scores", [1, 14, 2**22])
+def test_distillation_loss_is_the_listwise_loss(chunk_scores):
+    generator = torch.Generator().manual_seed(0)
+
+    def table(rows, dim):
+        return torch.randn(rows, dim, generator=generator,
+                           dtype=torch.double)
+
+    users, items = table(5, 3), table(7, 3)
+    teacher_users, teacher_items = table(5, 4), table(7, 4)
+    leaves = [users.requires_grad_(), items.requires_grad_()]
+    out = F.distillation_loss(users, items, teacher_users, teacher_items, 0.7,
+                              chunk_scores)
+    expected = F.listwise_kl_loss(users @ items.t(),
+                                  teacher_users @ teacher_items.t(), 0.7)
+    assert float(out) == pytest.approx(float(expected))
+    for one, other in zip(torch.autograd.grad(2 * out, leaves),
+                          torch.autograd.grad(2 * expected, leaves),
+                          strict=True):
+        assert torch.allclose(one, other)

@@ -4,38 +4,43 @@ Nothing here knows a module, a file or a configuration.
 """
 
 from pyg_nodequant.functional.allocation import (
-                                                 allocate_bits,
-                                                 listwise_curvature,
-                                                 propagated_curvature,
-                                                 sensitivity,
+    allocate_bits,
+    listwise_curvature,
+    propagated_curvature,
+    sensitivity,
 )
 from pyg_nodequant.functional.bitwidth import (
-                                                 bit_width,
-                                                 budget_total,
-                                                 degree_score,
-                                                 inverse_bit_width,
-                                                 project_to_budget,
-                                                 round_bits,
+    bit_width,
+    budget_total,
+    degree_score,
+    inverse_bit_width,
+    project_to_budget,
+    round_bits,
 )
-from pyg_nodequant.functional.losses import bpr_loss, l2_loss, listwise_kl_loss
+from pyg_nodequant.functional.losses import (
+    bpr_loss,
+    distillation_loss,
+    l2_loss,
+    listwise_kl_loss,
+)
 from pyg_nodequant.functional.propagate import (
-                                                 Adjacency,
-                                                 build_adjacency,
-                                                 csr_from_coo,
-                                                 gather_rows,
-                                                 propagate,
+    Adjacency,
+    build_adjacency,
+    csr_from_coo,
+    gather_rows,
+    propagate,
 )
 from pyg_nodequant.functional.quantize import (
-                                                 column,
-                                                 dequantize,
-                                                 fake_quantize,
-                                                 gaussian_span,
-                                                 minmax_range,
-                                                 num_levels,
-                                                 quantize,
-                                                  snap_float16,
-                                                 stored_step,
-                                                 symmetric_range,
+    column,
+    dequantize,
+    fake_quantize,
+    gaussian_span,
+    minmax_range,
+    num_levels,
+    quantize,
+    snap_float16,
+    stored_step,
+    symmetric_range,
 )
 from pyg_nodequant.functional.storage import storage_loss
 
@@ -50,6 +55,7 @@ __all__ = [
     "csr_from_coo",
     "degree_score",
     "dequantize",
+    "distillation_loss",
     "fake_quantize",
     "gather_rows",
     "gaussian_span",

@@ -218,10 +218,9 @@ class FinetuneStage(Stage):
             self.context.edge_index,
             n_id=torch.cat([nodes, distilled, items]))
         batch, tail = rows[:nodes.numel()], rows[nodes.numel():]
-        scores = tail[:distilled.numel()] @ tail[distilled.numel():].t()
-        target = teacher[distilled] @ teacher[self.num_users:].t()
-        loss = options.distill_weight * F.listwise_kl_loss(
-            scores, target, options.temperature)
+        loss = options.distill_weight * F.distillation_loss(
+            tail[:distilled.numel()], tail[distilled.numel():],
+            teacher[distilled], teacher[self.num_users:], options.temperature)
         ranking, penalty = self.bpr(batch, nodes)
         return loss + options.bpr_weight * ranking + penalty
 
