@@ -10,7 +10,12 @@ from pyg_nodequant.training import Trainer
 from pyg_nodequant.training.checkpoint import CheckpointError, load_checkpoint
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.loop import TrainingError
-from pyg_nodequant.training.stages import FloatStage
+from pyg_nodequant.training.recipe import new_model
+from pyg_nodequant.training.stages import (
+    FinetuneStage,
+    FloatStage,
+    JointStage,
+)
 from pyg_nodequant.training.trainer import pick_device
 
 RECIPES = ("float", "node_aware", "uniform", "paper")
@@ -172,7 +177,8 @@ def test_a_finished_run_trains_no_further(name, data, settings, trained,
     assert (result.val, result.steps) == (expected.val, expected.steps)
 
 
-def test_the_history_moves_to_another_folder(data, settings, stop_at, tmp_path):
+def test_the_history_moves_to_another_folder(data, settings, stop_at,
+                                             tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     new.mkdir()
@@ -251,7 +257,6 @@ def test_bounds_of_the_widths(trained):
 
 def test_widths_stay_as_they_are_while_fine_tuning(data, settings,
                                                    monkeypatch):
-    from pyg_nodequant.training.stages import FinetuneStage
     seen, loss = [], FinetuneStage.loss
 
     def spy(self, *args):
@@ -307,16 +312,26 @@ def test_the_paper_s_storage_loss_shrinks_the_widths(trained):
 
 
 def test_the_paper_trains_from_scratch(data, settings, trained,
-                                       packed_bytes):
-    whole, alone = trained("paper"), trained("paper", float_baseline=False)
-    assert "float" in whole.steps and "float" not in alone.steps
-    assert alone.float_embedding is None and "float" not in alone.val
-    assert whole.model.embedding.controller.is_frozen
-    # The baseline only shifts the seed of the batches; a warm start would
-    # begin at a far smaller loss.
-    first = [next(row for row in result.history if row["stage"] == "joint")
-             for result in (whole, alone)]
-    assert first[0]["loss"] == pytest.approx(first[1]["loss"], rel=0.05)
+                                       monkeypatch):
+    prepare, starts = JointStage.prepare, []
+
+    def spy(self):
+        starts.append(self.model.embedding.weight.detach().clone())
+        prepare(self)
+
+    monkeypatch.setattr(JointStage, "prepare", spy)
+    config = settings("paper", trainer={"refit": False})
+    result = Trainer(config).fit(data)
+    assert "float" in result.steps  # a baseline, and no warm start
+    fresh = new_model(config, data).embedding.weight
+    assert len(starts) == 1 and torch.equal(starts[0], fresh)
+    assert not torch.equal(result.model.embedding.weight, fresh)
+    assert result.model.embedding.controller.is_frozen
+
+    alone = trained("paper", float_baseline=False)
+    assert alone.steps.keys() == {"joint", "refit_joint"}
+    assert alone.float_embedding is None
+    assert alone.val.keys() == {"trained"}
 
 
 def test_float_leaves_floats(trained):
