@@ -31,6 +31,15 @@ class RowCodes(NamedTuple):
     offset: Optional[Tensor]
 
 
+def take(values: Tensor, n_id: Optional[Tensor]) -> Tensor:
+    r"""Returns the values of nodes :obj:`n_id`, shape :math:`(B)`; repeated
+    nodes add up their gradients in a fixed order.
+    """
+    if n_id is None:
+        return values
+    return F.gather_rows(values.unsqueeze(-1), n_id).squeeze(-1)
+
+
 class NodeAwareQuantizer(torch.nn.Module):
     r"""Quantizes each node's row at that node's width, scale and offset.
 
@@ -206,8 +215,7 @@ class NodeAwareQuantizer(torch.nn.Module):
     def _bits(self, n_id: Optional[Tensor]) -> Tensor:
         if not self.training and not self.controller.is_frozen:
             return self._widths_served(n_id).float()
-        bits: Tensor = self.controller().float()
-        return bits if n_id is None else bits[n_id]
+        return take(self.controller().float(), n_id)
 
     def _range(self, x: Tensor, bits: Tensor,
                n_id: Optional[Tensor]) -> tuple[Tensor, Tensor]:
@@ -216,10 +224,9 @@ class NodeAwareQuantizer(torch.nn.Module):
         if self.range == "minmax":
             return F.minmax_range(x)
         assert self.log_delta is not None and self.mu is not None
-        index = slice(None) if n_id is None else n_id
-        delta = self.log_delta[index].float().exp().unsqueeze(-1)
-        mu = self.mu[index].float().unsqueeze(-1)
-        seen = self.calibrated[index]
+        delta = take(self.log_delta, n_id).float().exp().unsqueeze(-1)
+        mu = take(self.mu, n_id).float().unsqueeze(-1)
+        seen = self.calibrated if n_id is None else self.calibrated[n_id]
         if bool(seen.all()):
             return delta, mu
         # A node no batch has met yet has no range of its own.
