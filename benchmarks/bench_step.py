@@ -99,13 +99,13 @@ def main() -> None:
         nodes = torch.cat([users, positives + data.num_users,
                            negatives + data.num_users])
         for name, (step, model, graph) in runs.items():
-            # Short steps are repeated: a single one is at the clock's mercy.
-            repeats = 1 if name.startswith("PyG") else 5
-            start = time.perf_counter()
-            for _ in range(repeats):
+            # Each turn warms up with one step: the one before it belonged to
+            # another model, whose memory it inherits.
+            for warm in (False, True, True):
+                start = time.perf_counter()
                 step(model, graph, optimizers[name], nodes)
-            if index > 0:
-                seconds[name].append((time.perf_counter() - start) / repeats)
+                if index > 0 and warm:
+                    seconds[name].append(time.perf_counter() - start)
 
     median = {name: statistics.median(s) for name, s in seconds.items()}
     for name, value in median.items():

@@ -156,14 +156,19 @@ def build_adjacency(
 def _horner(matrix: Tensor, x: Tensor, alpha: Sequence[float]) -> Tensor:
     if len(alpha) == 1:
         return x * alpha[0]
-    if all(a == alpha[0] for a in alpha):  # scale once, at the end
-        out = x
-        for _ in alpha[1:]:
-            out = torch.addmm(x, matrix, out)
-        return out.mul_(alpha[0])
-    out = x * alpha[-1]
+    # Two buffers take turns: a fresh one a layer costs as much in page faults
+    # as the addition itself.
+    out, spare = x, torch.empty_like(x)
+    scale = alpha[-1]
+    if all(a == scale for a in alpha):  # scale once, in the last product
+        for _ in alpha[2:]:
+            spare = torch.addmm(x, matrix, out, out=spare)
+            out, spare = spare, torch.empty_like(x) if out is x else out
+        return torch.addmm(x, matrix, out, beta=scale, alpha=scale, out=spare)
     for a in reversed(alpha[:-1]):
-        out = torch.addmm(x, matrix, out, beta=a)
+        spare = torch.addmm(x, matrix, out, beta=a, alpha=scale, out=spare)
+        out, spare = spare, torch.empty_like(x) if out is x else out
+        scale = 1.0
     return out
 
 

@@ -128,27 +128,31 @@ class Trainer:
         journal = Journal(config, data, self.run_dir)
         checkpoint = journal.open()
 
-        carried: dict[str, Any] = {}
+        run: Optional[RecipeRun] = None
         if checkpoint is not None and checkpoint.state["run"] == "refit":
-            carried = {"selected": checkpoint.state["selected"]}
+            selected = checkpoint.state["selected"]
         else:
             run = RecipeRun("select", config, data, device, journal)
             run.run(checkpoint)
-            carried = {"selected": {"val": run.validation(), "done": run.done,
-                                    "plans": run.plans}}
+            selected = {"val": run.validation(), "done": run.done,
+                        "plans": run.plans}
             checkpoint = None
         if config.trainer.refit and data.val.size(1) > 0:
-            run = self._refit(data, device, journal, carried, checkpoint)
+            run = None  # its model is not needed any more, its memory is
+            run = self._refit(data, device, journal, selected, checkpoint)
         journal.close()
-        return self._result(run, carried["selected"], journal)
+        if run is None:
+            raise RuntimeError("a checkpoint of a refit was resumed without "
+                               "one")
+        return self._result(run, selected, journal)
 
     def _refit(self, data: Interactions, device: torch.device,
-               journal: Journal, carried: dict[str, Any],
+               journal: Journal, selected: dict[str, Any],
                checkpoint: Optional[Checkpoint]) -> RecipeRun:
         plans = {name: (int(plan[0]), int(plan[1]))
-                 for name, plan in carried["selected"]["plans"].items()}
+                 for name, plan in selected["plans"].items()}
         run = RecipeRun("refit", self.config, data.merge_validation(), device,
-                        journal, plans, carried)
+                        journal, plans, {"selected": selected})
         run.run(checkpoint)
         return run
 
