@@ -66,8 +66,10 @@ def run_experiment(
     state = {k: v.detach().cpu().contiguous()
              for k, v in result.model.state_dict().items()}
     write_atomic(run_dir / "model.safetensors", [
-        save(state, {"model": json.dumps(as_dict(config.model)),
-                     "quant": json.dumps(as_dict(config.quant))})])
+        # One entry: safetensors keeps no order among several, and the same
+        # run has to give the same bytes.
+        save(state, {"config": json.dumps(provenance(config, interactions))})
+    ])
 
     evaluated = time.monotonic()
     served = PackedRecommender.open(run_dir / "model.nq")
