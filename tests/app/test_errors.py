@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from pyg_nodequant.app.errors import describe, guarded
@@ -7,6 +9,7 @@ from pyg_nodequant.app.errors import describe, guarded
 
 @pytest.mark.parametrize("error, line", [
     (ValueError("a\n  b"), "a b"),
+    (ValueError("such as '\x1b[2J'"), "such as ' [2J'"),
     (ValueError(), "ValueError"),
     (PermissionError(13, "Permission denied", "x"), "permission denied: 'x'"),
     (OSError("no network"), "no network"),
@@ -43,3 +46,8 @@ def test_bugs_keep_their_traceback(capsys):
 
 def test_exit_code_is_passed_on():
     assert guarded(lambda: 7) == 7
+
+
+def test_closed_stdout(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # as Python does for `>&-`
+    assert guarded(lambda: 0) == 0

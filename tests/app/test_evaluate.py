@@ -56,6 +56,7 @@ def test_table(nodequant, model):
 
 def test_data_of_the_run(nodequant, model, tmp_path, refused):
     assert "add data=NAME" in refused("evaluate", "model.nq")
+    assert "are required: FILE (see" in refused("evaluate")
     lines = ["data:", "  name: synthetic",
              *(f"  {k}: {v}" for k, v in SIZES.items())]
     (tmp_path / "config.yaml").write_text("\n".join(lines))
@@ -76,6 +77,45 @@ def test_other_data(refused, model):
         "evaluate", "model.nq", *DATA, "data.test_fraction=0")
     assert "'--batch-size'" in refused("evaluate", "model.nq", *DATA,
                                        "--batch-size", "0")
+
+
+def test_types_of_the_saved_data(refused, model, tmp_path):
+    for line, message in (
+        ("num_users: 40.0", "'data.num_users' needs to be an integer (got"),
+        ("root: null", "'data.root' needs a value (got null)"),
+        ("name: [csv]", "'data.name' needs to be text (got "),
+        ("nope: 1", "unknown option 'data.nope'"),
+    ):
+        (tmp_path / "config.yaml").write_text("data: {" + line + "}")
+        assert message in refused("evaluate", ".")
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "a YAML file cannot be read" in refused("evaluate", ".")
+
+
+def test_split_of_another_seed(refused, nodequant, model, interactions):
+    seen = model.catalogue.seen
+    assert seen is not None
+    error = refused("evaluate", "model.nq", *DATA, "data.split_seed=1")
+    other = load_interactions(DataConfig(**SIZES, split_seed=1))
+    known = {(u, i) for u in range(40) for i in seen[1][
+        seen[0][u]:seen[0][u + 1]].tolist()}
+    count = sum(tuple(edge) in known for edge in other.test.t().tolist())
+    assert f"trained on {count} of the 120 test interactions" in error
+    # A bare file does not tell.
+    assert nodequant("evaluate", "bare.nq", *DATA,
+                     "data.split_seed=1").code == 0
+
+
+def test_validation_of_a_refitted_model(nodequant, model, tmp_path):
+    for refit in ("true", "false"):
+        data = ", ".join(f"{k}: {v}" for k, v in SIZES.items())
+        (tmp_path / "config.yaml").write_text(
+            f"data: {{{data}}}\ntrainer: {{refit: {refit}}}\n")
+        for split in ("val", "test"):
+            outcome = nodequant("evaluate", ".", "--json", "--split", split)
+            assert outcome.code == 0
+            told = "it has seen what is measured" in outcome.err
+            assert told == (refit == "true" and split == "val")
 
 
 def test_other_ids(refused, model, interactions, tmp_path):

@@ -39,3 +39,27 @@ def test_empty_and_foreign(tmp_path):
     for name in ("b.txt", "b.csv", "b.parquet"):
         with pytest.raises(FileNotFoundError):
             read_ids(str(tmp_path / name), "user_id")
+
+
+def test_broken_tables(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("user_id\n\"" + "x" * 200_000)
+    with pytest.raises(ValueError, match="cannot be read as a table: field"):
+        read_ids(str(path), "user_id")
+    path = tmp_path / "a.parquet"
+    for ids in ([[7]], [b"7"], [{"a": 7}]):
+        polars.DataFrame({"user_id": ids}).write_parquet(path)
+        with pytest.raises(ValueError, match="'user_id' of .*integers or te"):
+            read_ids(str(path), "user_id")
+
+
+def test_parquet_that_polars_panics_at(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    polars.DataFrame({"user_id": [1]}).write_parquet(path)
+
+    def read_parquet(*args, **kwargs):
+        raise polars.exceptions.PanicException("assertion failed")
+
+    monkeypatch.setattr(polars, "read_parquet", read_parquet)
+    with pytest.raises(ValueError, match="as a Parquet table: assertion"):
+        read_ids(str(path), "user_id")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyg_nodequant.app.inspect import histogram
+from pyg_nodequant.runtime import Catalogue, PackedRecommender
 
 
 def test_text(nodequant, packed_file, recommender):
@@ -27,6 +28,22 @@ def test_json(nodequant, packed_file, recommender):
     assert sum(report["widths"]["items"].values()) == recommender.num_items
     assert report["item_titles"][0] == "Title 0"
     assert report["metadata"] == {"recipe": "node_aware"}
+
+
+def test_what_it_shows_stays_in_its_line(nodequant, recommender, tmp_path):
+    catalogue = Catalogue([f"u\n\x1b{row}" for row in range(20)],
+                          np.arange(30), ["t\nt"] * 30)
+    PackedRecommender(recommender.users, recommender.items,
+                      catalogue=catalogue, metadata={"a": "b\n\x1b[2J"}
+                      ).save(tmp_path / "a.nq")
+    lines = nodequant("inspect", "a.nq").out.splitlines()
+    assert "user ids: u  0, u  1, u  2, u  3, u  4, ..." in lines
+    assert "item titles: t t, t t, t t, t t, t t, ..." in lines
+    assert "a=b  [2J" in lines
+    outcome = nodequant("recommend", "a.nq", "--user", "u\n\x1b3",
+                        "--include-seen", "-k", 1)
+    lines = outcome.out.splitlines()
+    assert lines[0] == "user u  3" and lines[2].endswith("  t t")
 
 
 def test_bare(nodequant, recommender, tmp_path):

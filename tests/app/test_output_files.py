@@ -50,3 +50,14 @@ def test_check(tmp_path):
         check_output("a.txt")
     with pytest.raises(ValueError, match="existing folder"):
         check_output(str(tmp_path / "none" / "a.csv"))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ValueError, match="needs to be a file .got the folde"):
+        check_output(str(tmp_path / "folder.csv"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_the_file_that_was_asked_for_is_named(tmp_path, name):
+    path = tmp_path / "none" / name
+    with pytest.raises(FileNotFoundError) as caught:
+        write_table(str(path), COLUMNS, BATCHES)
+    assert caught.value.filename == str(path)

@@ -116,6 +116,11 @@ def test_bare_file(nodequant, recommender, tmp_path, refused):
                         "-k", 1)
     ids, _ = ask(recommender, 0, 1, exclude_seen=False)
     assert outcome.out.splitlines()[2].split()[1] == str(ids[0] - 100)
+    outcome = nodequant("recommend", path, "--user", 1, "--include-seen",
+                        "--json")
+    assert json.loads(outcome.out)["users"][0]["user_id"] == 1
+    assert "unknown user 20" in refused("recommend", path, "--user", 20,
+                                        "--include-seen")
 
 
 @pytest.mark.parametrize("flags, line", [

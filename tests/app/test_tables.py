@@ -29,3 +29,8 @@ def test_bar():
     assert bar(10, 10, 5) == "#####"
     assert bar(1, 1000, 5) == "#"  # few are not none
     assert bar(0, 10) == bar(0, 0) == ""
+
+
+def test_cells_stay_in_their_line():
+    table = format_table(["", ""], [["a\nb", "1"], ["\x1b[2Jx\u202e", "2"]])
+    assert table.splitlines() == ["a b     1", " [2Jx   2"]

@@ -109,6 +109,13 @@ def test_sweep_goes_on_after_a_failure(nodequant, experiments, tmp_path):
     assert sorted(os.listdir(tmp_path / "swept")) == ["1", "multirun.yaml"]
 
 
+def test_sweep_stops_at_a_mistake_of_ours(nodequant, experiments):
+    experiments[1][0] = ImportError("no name", name="pyg_nodequant.x")
+    outcome = nodequant("train", "-m", "seed=0,1", *SMALL,
+                        "hydra.sweep.dir=swept")
+    assert outcome.code == 1 and "Traceback" in outcome.err
+
+
 def test_sweep_is_checked_before_it_starts(refused, experiments, tmp_path):
     assert "'quant.bits'" in refused("train", "-m", "quant.bits=2,99", *SMALL)
     assert not experiments[0]
@@ -145,6 +152,11 @@ def test_example_experiment(nodequant, experiments):
     (["--config-dir", "none"], "existing folder (got 'none')"),
     (["--cfg", "nothing"], "invalid choice: 'nothing'"),
     (["--config-name", "none"], "'none'"),
+    (["--cfg", "job", "--package", "no"], "'--package' needs to be one of "),
+    (["--cfg", "job", "--package", "data.root"], "(got 'data.root')"),
+    (["--package", "data"], "add --cfg job"),
+    (["--resolve"], "add --cfg job"),
+    (["-m", "seed=interval(0,1)"], "a sweep needs a list of values"),
     (["data=csv"], "'data.path'"),
     (["data=csv", "data.path=none.csv"], "none.csv"),
     (["data=csv", "data.path=empty.csv"], "empty.csv"),

@@ -82,3 +82,14 @@ ROWS = np.arange(3)
 def test_errors(parts: dict, options: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         assemble(parts, ROWS, ROWS, **options)
+
+
+def test_arguments_that_do_not_fit() -> None:
+    rows = np.arange(4)
+    for parts in ({}, {"test": (rows, rows)},
+                  {"train": (rows, rows), "valid": (rows, rows)}):
+        with pytest.raises(DataError, match="'parts' needs 'train'"):
+            assemble(parts, rows, rows)
+    with pytest.raises(DataError, match="'times' .* 4 rows .*got 3"):
+        assemble({"train": (rows, rows)}, rows, rows, times=np.arange(3),
+                 split="time")

@@ -121,6 +121,9 @@ def test_errors() -> None:
         from_hetero(book_like(edge_label_index=torch.rand(2, 3)))
     with pytest.raises(DataError, match="'edge_label_index' needs to be an"):
         from_hetero(book_like(edge_label_index=torch.zeros(3).long()))
+    with pytest.raises(DataError, match="'edge_label' .* 3 edges .*got shape"):
+        from_hetero(book_like(edge_label_index=torch.zeros(2, 3).long(),
+                              edge_label=torch.ones(2)))
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = 2, 2
     data["user", "rates", "item"].weight = torch.ones(2)

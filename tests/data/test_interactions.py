@@ -112,6 +112,11 @@ def fields(**changes: Any) -> dict[str, Any]:
     ({"train": torch.tensor([[1, 0], [0, 0]])}, "sorted by"),
     ({"train": torch.tensor([[0, 0], [0, 0]])}, "without duplicates"),
     ({"test": torch.tensor([[1], [0]])}, "disjoint"),
+    ({"user_ids": np.array([7, 7])}, "'user_ids' needs to hold different ids"),
+    ({"item_ids": np.array(["a", "a"], dtype=object)}, "'item_ids' .*differ"),
+    ({"user_ids": np.array([0.5, 1])}, "integers only or text only .got fl"),
+    ({"user_ids": np.array(["a", 1], dtype=object)}, "only .got int, str"),
+    ({"user_ids": ["a", "b"]}, "array of one dimension .got list"),
 ])
 def test_constructor_checks(changes: dict[str, Any], message: str) -> None:
     Interactions(**fields())
@@ -127,3 +132,11 @@ def test_unknown_split() -> None:
 def test_no_edges() -> None:
     with pytest.raises(DataError, match="holds no interactions"):
         Interactions.from_edges(torch.empty((2, 0), dtype=torch.long))
+
+
+@pytest.mark.parametrize("edges", [
+    torch.tensor([0, 1, 2]), torch.tensor([[0, 1], [1, 2], [2, 3]]),
+    torch.rand(2, 3), torch.ones(2, 3, dtype=torch.bool), [[0], [1]]])
+def test_from_edges_of_another_form(edges: Any) -> None:
+    with pytest.raises(DataError, match=r"'val' needs to be an integer .*E"):
+        Interactions.from_edges(torch.tensor([[0], [0]]), edges)

@@ -66,6 +66,8 @@ def test_path_is_missing(name: str) -> None:
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="one of synthetic, csv, .*'x'"):
         load(name="x")
+    with pytest.raises(DataError, match="'data.min_rating' cannot be used"):
+        load(min_rating=3)
     with pytest.raises(DataError, match="'data.path' cannot be used"):
         load(name="gowalla", path=str(tmp_path))
 

@@ -36,3 +36,14 @@ def test_nothing_left() -> None:
         carve(1, 0.9, "test")
     with pytest.raises(DataError, match="leave training interactions"):
         carve(0, 0.0, "val")
+
+
+@pytest.mark.parametrize("fraction, seed, message", [
+    (-0.5, 0, "'data.val_fraction' needs to be a number of at least 0"),
+    (float("nan"), 0, "'data.val_fraction' needs .*got nan"),
+    (0.1, -1, "'data.split_seed' needs .*got -1"),
+    (0.1, 2**64, "'data.split_seed' needs to be an integer in .0, 2"),
+])
+def test_bad_arguments(fraction: float, seed: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        carve(10, fraction, "val", split_seed=seed)

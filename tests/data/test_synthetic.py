@@ -84,6 +84,12 @@ def test_impossible_number(edges: int) -> None:
         synthetic_interactions(5, 7, edges)
 
 
+def test_data_seed_is_named() -> None:
+    for seed in (-1, 2**64):
+        with pytest.raises(DataError, match=f"'data.data_seed' .*got {seed}"):
+            synthetic_interactions(5, 7, 20, data_seed=seed)
+
+
 def test_no_split_by_time() -> None:
     with pytest.raises(DataError, match="'data.split' = time"):
         synthetic_interactions(5, 7, 20, split="time")

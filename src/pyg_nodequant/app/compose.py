@@ -3,15 +3,20 @@ r"""Composes the configuration, and tells in one line why it cannot."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Optional
 
-from hydra import compose, initialize_config_module
+from hydra import (
+    compose,
+    initialize_config_dir,
+    initialize_config_module,
+)
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
     HydraException,
     MissingConfigException,
@@ -32,6 +37,9 @@ from pyg_nodequant.config import ExperimentConfig
 
 CONFIG_MODULE = "pyg_nodequant.conf"
 VERSION_BASE = "1.3"
+# What -m can run: lists and ranges, all known before the first job.
+SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP,
+          ValueType.RANGE_SWEEP)
 KINDS = {
     "Integer": "an integer",
     "Float": "a number",
@@ -54,7 +62,8 @@ def compose_config(
     Args:
         overrides (list): Such as :obj:`["data=csv", "seed=1"]`.
         config_dir (str, optional): A folder of further YAML files.
-        config_name (str, optional): The primary file.
+        config_name (str, optional): The primary file, of :obj:`conf/` or, if
+            it is not there, of :obj:`config_dir`.
 
     Raises:
         ConfigError: If an option is unknown or has the wrong type.
@@ -68,14 +77,20 @@ def compose_config(
         pyg_nodequant.app.compose.ConfigError: unknown option 'quant.bit'...
     """
     register()
-    overrides = list(overrides)
+    overrides, name = list(overrides), config_name.removesuffix(".yaml")
+    initialize: Callable[..., AbstractContextManager[None]]
+    initialize, home = initialize_config_module, CONFIG_MODULE
     if config_dir is not None:
         folder = check_config_dir(config_dir)
-        text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        overrides.append(f"hydra.searchpath=['file://{text}']")
-    with readable_errors(), initialize_config_module(
-            CONFIG_MODULE, version_base=VERSION_BASE):
-        return compose(config_name, overrides, return_hydra_config=True)
+        other = f"file://{folder}"
+        if name != "config" and (folder / f"{name}.yaml").is_file():
+            # Hydra looks for the primary file in the first place only.
+            initialize, home = initialize_config_dir, str(folder)
+            other = f"pkg://{CONFIG_MODULE}"
+        text = other.replace("\\", "\\\\").replace("'", "\\'")
+        overrides.append(f"hydra.searchpath=['{text}']")
+    with readable_errors(), initialize(home, version_base=VERSION_BASE):
+        return compose(name, overrides, return_hydra_config=True)
 
 
 def check_config_dir(config_dir: str) -> Path:
@@ -99,12 +114,19 @@ def sweep_jobs(overrides: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         for override in parsed:
             choices = [str(override.input_line)]
-            if override.is_discrete_sweep():
+            if override.is_sweep_override():
+                if override.value_type not in SWEEPS:
+                    raise ConfigError(
+                        f"a sweep needs a list of values, key=1,2,3, or "
+                        f"key=range(1,4) (got '{override.input_line}')")
                 key = override.get_key_element()
                 choices = [
                     f"{key}={value}"
                     for value in override.sweep_string_iterator()
                 ]
+                if not choices:
+                    raise ConfigError(f"a sweep needs at least one value "
+                                      f"(got '{override.input_line}')")
             jobs = [[*job, choice] for job in jobs for choice in choices]
     return jobs
 
@@ -116,17 +138,18 @@ def readable_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"a YAML file cannot be read: {error}") from error
 
 
 def explain(error: BaseException) -> str:
     r"""Returns one line for an error of Hydra or OmegaConf."""
-    cause = error.__cause__
+    cause = error.__cause__ or error.__context__
+    text = str(error)
     if isinstance(error, HydraException) and isinstance(
             cause, OmegaConfBaseException):
-        return explain(cause)
-    text = str(error)
+        where = re.match(r"In ('.*?'): ", text)  # a YAML file
+        return explain(cause) + (f" (in {where[1]})" if where else "")
     key = str(getattr(error, "full_key", "") or "")
     if isinstance(error, MissingConfigException):
         return explain_missing_file(error)
@@ -149,7 +172,10 @@ def explain(error: BaseException) -> str:
             value = re.match(r"Value '(.*?)' (of type|is not)", text, re.S)
             got = f" (got '{value[1]}')" if value else ""
             return f"'{key}' needs to be {KINDS[wanted[1]]}{got}"
-        if "is not Optional" in text:
+        listed = re.match(r"Cannot convert '\w+' to (\w+): (.*)", text)
+        if listed and listed[1] in KINDS:
+            return f"'{key}' needs to be {KINDS[listed[1]]} (got {listed[2]})"
+        if "is not Optional" in text or "value 'None'" in text:
             return f"'{key}' needs a value (got null)"
     return text.splitlines()[0] + (f" ('{key}')" if key else "")
 
@@ -173,6 +199,9 @@ def unknown_option(key: str) -> str:
         ...     "unknown option 'sed', did you mean 'seed'? (")
         True
     """
+    if key == "experiment":  # reached only by what is in such a file
+        return ("a file of experiment/ needs '# @package _global_' as its "
+                "first line")
     known = dict(option_names(ExperimentConfig()))
     group, _, name = key.rpartition(".")
     siblings = [k for k in known if k.rpartition(".")[0] == group]

@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from pyg_nodequant.app.tables import printable
+
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
 r"""Errors that a different input, file or installation would avoid."""
 
@@ -45,7 +47,7 @@ def describe(error: BaseException) -> str:
             text += f": '{os.fsdecode(error.filename)}'"
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def print_error(error: BaseException) -> None:
@@ -68,7 +70,8 @@ def guarded(command: Callable[[], int], *, debug: bool = False) -> int:
     """
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where it was closed
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("\nnodequant: interrupted", file=sys.stderr)

@@ -3,10 +3,12 @@ r"""`nodequant evaluate`: measures a packed file on a data set."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from pyg_nodequant.app.arguments import ArgumentParser, integer
@@ -17,9 +19,9 @@ from pyg_nodequant.app.results import (
     storage_lines,
 )
 from pyg_nodequant.app.runs import packed_path
-from pyg_nodequant.app.schema import freeze, to_experiment
+from pyg_nodequant.app.schema import to_experiment, unfrozen
 from pyg_nodequant.app.tables import format_table
-from pyg_nodequant.config import DataConfig
+from pyg_nodequant.config import DataConfig, ExperimentConfig
 from pyg_nodequant.runtime import PackedRecommender
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     )
     add = parser.add_argument
     add("file", metavar="FILE", help="a packed file or a run directory")
-    add("overrides", nargs="*", metavar="KEY=VALUE",
+    add("overrides", nargs="*", default=[], metavar="KEY=VALUE",
         help="the data, such as data=lastfm")
     add("--split", choices=("test", "val"), default="test",
         help="what is measured (default: test)")
@@ -74,6 +76,12 @@ def run(argv: Sequence[str]) -> int:
     if interactions.edges(options.split).shape[1] == 0:
         raise ValueError(f"the data have no {options.split} interactions to "
                          f"measure")
+    if options.split == "test":
+        check_unseen(recommender, interactions)
+    elif was_refitted(packed):
+        print("nodequant: note: this model was refitted on train and "
+              "validation (trainer.refit): it has seen what is measured",
+              file=sys.stderr)
     metrics = evaluate_ranking(packed_topk(recommender), interactions,
                                options.split, batch_size=options.batch_size)
     storage = recommender.storage()
@@ -96,20 +104,39 @@ def data_config(
     r"""Returns the settings of the data to measure on."""
     beside = packed.parent / "config.yaml"
     if not overrides and beside.is_file():
-        with readable_errors():
-            saved = OmegaConf.to_container(OmegaConf.load(beside),
-                                           resolve=True)
-        values = saved.get("data") if isinstance(saved, dict) else None
-        if not isinstance(values, dict):
+        values = saved_group(beside, "data")
+        if values is None:
             raise ValueError(f"'{beside}' needs to hold a group 'data'")
-        return freeze(DataConfig, {str(k): v for k, v in values.items()},
-                      "data.")
+        with readable_errors():
+            config = OmegaConf.structured(unfrozen(ExperimentConfig))
+            config.data = OmegaConf.merge(config.data, values)
+            return to_experiment(config).data
     if not overrides:
         raise ValueError(f"no data given: add data=NAME (there is no "
                          f"config.yaml beside '{packed}' to take it from)")
     config = compose_config(overrides, config_dir)
     with readable_errors():
         return to_experiment(config).data
+
+
+def saved_group(path: Path, name: str) -> dict[str, Any] | None:
+    r"""Returns a group of a saved configuration, if it is there."""
+    with readable_errors():
+        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    values = saved.get(name) if isinstance(saved, dict) else None
+    if not isinstance(values, dict):
+        return None
+    return {str(key): value for key, value in values.items()}
+
+
+def was_refitted(packed: Path) -> bool:
+    r"""Whether the config.yaml beside a file says that the model was trained
+    on validation interactions too.
+    """
+    beside = packed.parent / "config.yaml"
+    if not beside.is_file():
+        return False
+    return bool((saved_group(beside, "trainer") or {}).get("refit"))
 
 
 def check_same_nodes(
@@ -139,3 +166,28 @@ def check_same_nodes(
                                  f"{what} {row} is '{mine}' in the file and "
                                  f"'{theirs}' in data "
                                  f"'{interactions.name}'")
+
+
+def check_unseen(
+    recommender: PackedRecommender,
+    interactions: Interactions,
+) -> None:
+    r"""Raises a :class:`ValueError` if a test interaction is among those that
+    the file knows its users by: they were trained on or chosen with, so the
+    data are split differently than then.
+    """
+    catalogue = recommender.catalogue
+    if catalogue is None or catalogue.seen is None:
+        return  # a bare file does not tell
+    indptr, indices = (np.asarray(part, dtype=np.int64)
+                       for part in catalogue.seen)
+    users = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    keys = users * recommender.num_items + indices
+    test_users, test_items = interactions.test.cpu().numpy()
+    test_keys = test_users * recommender.num_items + test_items
+    known = int(np.isin(test_keys, keys).sum())
+    if known:
+        raise ValueError(f"the file does not belong to these data: it was "
+                         f"trained on {known:,} of the {len(test_keys):,} "
+                         f"test interactions (use the 'data.split', "
+                         f"'data.split_seed' and fractions of its training)")

@@ -31,6 +31,9 @@ def read_ids(path: str, column: str) -> list[Any]:
         else:
             with open(path, encoding="utf-8-sig") as file:
                 ids = [line.strip() for line in file]
+    except csv.Error as error:
+        raise ValueError(f"'{path}' cannot be read as a table: "
+                         f"{error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' needs to be text in UTF-8: {error.reason}"
                          f" at byte {error.start}") from error
@@ -58,7 +61,12 @@ def read_parquet(path: str, column: str) -> list[Any]:
     try:
         names = polars.read_parquet_schema(path)
         name = column if column in names else next(iter(names))
-        return polars.read_parquet(path, columns=[name])[name].to_list()
-    except (polars.exceptions.PolarsError, StopIteration) as error:
+        ids = polars.read_parquet(path, columns=[name])[name]
+    except (polars.exceptions.PolarsError, polars.exceptions.PanicException,
+            StopIteration) as error:
         raise ValueError(f"'{path}' cannot be read as a Parquet table: "
                          f"{error}") from error
+    if ids.dtype.is_nested() or ids.dtype == polars.Binary:
+        raise ValueError(f"the column '{name}' of '{path}' needs to hold "
+                         f"integers or text (got {ids.dtype})")
+    return ids.to_list()

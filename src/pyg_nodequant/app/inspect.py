@@ -16,6 +16,7 @@ from pyg_nodequant.app.tables import (
     format_bytes,
     format_count,
     format_table,
+    printable,
 )
 from pyg_nodequant.runtime import PackedRecommender
 
@@ -105,7 +106,8 @@ def as_text(report: dict[str, Any]) -> str:
         "bytes by part\n" + format_table(["", "", ""], parts),
         "widths, in bits\n" + width_bars(report["widths"]),
     ]
-    samples = [f"{what.replace('_', ' ')}: {', '.join(map(str, ids))}, ..."
+    samples = [printable(f"{what.replace('_', ' ')}: "
+                         f"{', '.join(map(str, ids))}, ...")
                for what in ("user_ids", "item_ids", "item_titles")
                if (ids := report[what])]
     if samples:
@@ -125,7 +127,7 @@ def nested(values: dict[str, Any], prefix: str = "") -> list[str]:
     leaves = [f"{key}={value}" for key, value in values.items()
               if not isinstance(value, dict)]
     head = f"{prefix}: " if prefix else ""
-    lines = [head + ", ".join(leaves)] if leaves else []
+    lines = [printable(head + ", ".join(leaves))] if leaves else []
     for key, value in values.items():
         if isinstance(value, dict):
             lines += nested(value, f"{prefix}.{key}" if prefix else key)

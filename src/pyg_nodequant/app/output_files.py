@@ -23,6 +23,9 @@ def check_output(path: str) -> None:
                          f"{' or '.join(SUFFIXES)} (got '{path}')")
     if suffix == ".parquet":
         import polars  # noqa: F401
+    if Path(path).is_dir():
+        raise ValueError(f"'--output' needs to be a file (got the folder "
+                         f"'{path}')")
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise ValueError(f"'--output' needs to be in an existing folder "
@@ -40,11 +43,19 @@ def write_table(
         path (str): Ends in `.csv` or `.parquet`.
         columns (list): The header.
         batches (iterable): Lists of rows.
+
+    Raises:
+        OSError: If :obj:`path` cannot be written; it is named, not the file
+            beside it that is written first.
     """
-    if Path(path).suffix.lower() == ".parquet":
-        write_parquet(path, columns, batches)
-    else:
-        write_atomic(path, csv_chunks(columns, batches))
+    try:
+        if Path(path).suffix.lower() == ".parquet":
+            write_parquet(path, columns, batches)
+        else:
+            write_atomic(path, csv_chunks(columns, batches))
+    except OSError as error:
+        raise OSError(error.errno, f"'--output' cannot be written, "
+                      f"{error.strerror}", path) from error
 
 
 def csv_chunks(

@@ -13,8 +13,9 @@ from pyg_nodequant.app.arguments import ArgumentParser, UsageError, integer
 from pyg_nodequant.app.id_files import read_ids
 from pyg_nodequant.app.output_files import check_output, write_table
 from pyg_nodequant.app.runs import packed_path
-from pyg_nodequant.app.tables import format_table
+from pyg_nodequant.app.tables import format_table, printable
 from pyg_nodequant.runtime import PackedRecommender
+from pyg_nodequant.runtime.catalogue import IdIndex
 
 USERS_AT_ONCE = 1024
 COLUMNS = ("user_id", "rank", "item_id", "score", "title")
@@ -85,8 +86,10 @@ def run(argv: Sequence[str]) -> int:
     users: list[Any] = list(options.user)
     if options.users_file is not None:
         users += read_ids(options.users_file, "user_id")
-    if catalogue is not None:  # the ids as they are, not as they were typed
-        users = catalogue.users.take(catalogue.users.rows(users)).tolist()
+    known = (IdIndex(np.arange(recommender.num_users), "user")
+             if catalogue is None else catalogue.users)
+    # The ids as they are, not as they were typed.
+    users = known.take(known.rows(users)).tolist()
     allow = None
     if options.items_file is not None:
         allow = read_ids(options.items_file, "item_id")
@@ -168,10 +171,11 @@ def as_text(user: Any, rows: Sequence[Row]) -> str:
            1    50  2.5000  Star Wars
         <BLANKLINE>
     """
+    head = printable(f"user {user}")
     if not rows:
-        return f"user {user}: no item is left to recommend\n"
+        return f"{head}: no item is left to recommend\n"
     titled = any(row.title for row in rows)
     headers = ["rank", "item", "score", *(["title"] if titled else [])]
     cells = [[str(row.rank), str(row.item_id), f"{row.score:.4f}",
               *([row.title] if titled else [])] for row in rows]
-    return f"user {user}\n{format_table(headers, cells, left=(3, ))}\n"
+    return f"{head}\n{format_table(headers, cells, left=(3, ))}\n"

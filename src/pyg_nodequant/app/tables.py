@@ -12,6 +12,9 @@ def format_table(
 ) -> str:
     r"""Returns aligned text, one line a row.
 
+    Titles and ids come from files of others, so what would move the cursor
+    or begin another line shows as a blank.
+
     Args:
         headers (list): Column names; all empty leaves the line out.
         rows (list): The cells.
@@ -22,7 +25,8 @@ def format_table(
               bits
         mean   2.0
     """
-    table = [headers, *rows] if any(headers) else list(rows)
+    table = [[printable(cell) for cell in row]
+             for row in ([headers, *rows] if any(headers) else rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(headers))]
     lines = []
     for row in table:
@@ -32,6 +36,18 @@ def format_table(
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    r"""Returns text with a blank for each character that is not to be seen.
+
+    Example:
+        >>> printable("one\ntwo\x1b[31m")
+        'one two [31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else " " for mark in text)
 
 
 def format_count(value: float) -> str:

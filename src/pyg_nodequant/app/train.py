@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pyg_nodequant.app.arguments import ArgumentParser
+from pyg_nodequant.app.arguments import ArgumentParser, UsageError
 from pyg_nodequant.app.compose import (
     CONFIG_MODULE,
     VERSION_BASE,
@@ -24,7 +24,12 @@ from pyg_nodequant.app.compose import (
     readable_errors,
     sweep_jobs,
 )
-from pyg_nodequant.app.errors import USER_ERRORS, describe, print_error
+from pyg_nodequant.app.errors import (
+    USER_ERRORS,
+    describe,
+    is_own_bug,
+    print_error,
+)
 from pyg_nodequant.app.results import (
     data_summary,
     next_command,
@@ -80,7 +85,12 @@ def parse(argv: Sequence[str]) -> Namespace:
         choices=("all", "config", "defaults", "defaults-tree", "plugins",
                  "searchpath"),
         help="how the configuration is put together")
-    return parser.parse_intermixed_args(argv)
+    options = parser.parse_intermixed_args(argv)
+    if options.cfg is None and (options.resolve
+                                or options.package is not None):
+        raise UsageError("'--package' and '--resolve' say what --cfg prints: "
+                         "add --cfg job")
+    return options
 
 
 def hydra_argv(options: Namespace) -> list[str]:
@@ -112,6 +122,8 @@ def run(argv: Sequence[str]) -> int:
     if options.config_dir is not None:
         check_config_dir(options.config_dir)
     if options.cfg is not None or options.info is not None:
+        if options.cfg is not None and options.package is not None:
+            check_package(options)
         with readable_errors(), hydra_arguments(hydra_argv(options)):
             hydra_main(lambda config: None)
         return 0
@@ -129,6 +141,24 @@ def run(argv: Sequence[str]) -> int:
     with hydra_arguments(hydra_argv(options)):
         runner.launch()
     return runner.finish()
+
+
+def check_package(options: Namespace) -> None:
+    r"""Raises a :class:`ValueError` unless there is the part of the
+    configuration that `--cfg` shall print.
+    """
+    config = compose_config(options.overrides, options.config_dir,
+                            options.config_name)
+    if options.package.startswith("_global_"):
+        return
+    with readable_errors():
+        found = OmegaConf.select(config, options.package)
+    if not OmegaConf.is_config(found):
+        groups = [str(name) for name in config
+                  if OmegaConf.is_config(config[name])]
+        raise ValueError(f"'--package' needs to be one of "
+                         f"{', '.join(groups)}, or a group in them (got "
+                         f"'{options.package}')")
 
 
 class JobRunner:
@@ -171,6 +201,8 @@ class JobRunner:
         try:
             metrics = train_job(config, run_dir)
         except USER_ERRORS as error:
+            if is_own_bug(error):
+                raise
             self.errors.append(error)
             if self.sweep:
                 print_error(error)

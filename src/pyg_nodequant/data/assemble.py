@@ -42,6 +42,28 @@ def compact(*parts: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     return ids, np.split(rows, ends)
 
 
+def edge_arrays(edges: Tensor, name: str) -> Edges:
+    r"""Returns the user rows and the item rows of an edge tensor.
+
+    Raises:
+        DataError: If it is not an integer tensor of shape :obj:`[2, E]`.
+
+    Example:
+        >>> edge_arrays(torch.tensor([[0, 1], [4, 5]]), "train")[1].tolist()
+        [4, 5]
+    """
+    if not isinstance(edges, Tensor):
+        raise DataError(f"'{name}' needs to be an integer tensor of shape "
+                        f"[2, E] (got {type(edges).__name__})")
+    if (edges.dim() != 2 or edges.size(0) != 2 or edges.is_floating_point()
+            or edges.dtype == torch.bool):
+        raise DataError(f"'{name}' needs to be an integer tensor of shape "
+                        f"[2, E] (got {edges.dtype} of shape "
+                        f"{list(edges.shape)})")
+    users, items = edges.cpu().numpy()
+    return users, items
+
+
 def assemble(
     parts: Mapping[str, Edges],
     user_ids: np.ndarray,
@@ -76,8 +98,8 @@ def assemble(
         name (str): Name of the data set.
 
     Raises:
-        DataError: If a row is out of range, a split by time has no times, or
-            no training edge is left.
+        DataError: If a row is out of range, a split by time has no times, no
+            training edge is left, or a setting is not allowed.
 
     Example:
         >>> ids = np.arange(3)
@@ -86,6 +108,16 @@ def assemble(
         >>> data.test.tolist(), data.counts["overlap_removed"]
         ([[0, 2], [2, 0]], 1)
     """
+    if "train" not in parts or not set(parts) <= set(SPLITS):
+        raise DataError(f"'parts' needs 'train' and may have 'val' and 'test' "
+                        f"(got {', '.join(parts) or 'none'})")
+    if times is not None and len(times) != parts["train"][0].size:
+        raise DataError(f"'times' needs one time for each of the "
+                        f"{parts['train'][0].size} rows of 'train' "
+                        f"(got {len(times)})")
+    if split not in ("random", "time"):
+        raise DataError(f"'data.split' needs to be one of random, time "
+                        f"(got '{split}')")
     if split == "time" and times is None:
         raise DataError(f"'data.split' = time needs a time for every "
                         f"interaction, and {name} has none (use random, or "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_nodequant.data.assemble import Edges, assemble
+from pyg_nodequant.data.assemble import Edges, assemble, edge_arrays
 from pyg_nodequant.data.errors import DataError
 from pyg_nodequant.data.interactions import Interactions
 
@@ -108,10 +108,11 @@ def from_hetero(
     for part, names in _PARTS.items():
         name = next((name for name in names if name in store), None)
         if name is not None:
-            edges = store[name]
+            users, items = edge_arrays(store[name], name)
             if name == "edge_label_index" and "edge_label" in store:
-                edges = edges[:, store.edge_label > 0]
-            parts[part] = _numpy(edges, name)
+                positive = _positive(store.edge_label, users.size)
+                users, items = users[positive], items[positive]
+            parts[part] = users, items
     if "train" not in parts:
         raise DataError(f"the edge type ({source}, {relation}, {target}) "
                         f"needs an 'edge_index'")
@@ -161,13 +162,13 @@ def _choose(data: HeteroData,
     return chosen[0]
 
 
-def _numpy(edges: Tensor, name: str) -> Edges:
-    if edges.dim() != 2 or edges.size(0) != 2 or edges.is_floating_point():
-        raise DataError(f"'{name}' needs to be an integer tensor of shape "
-                        f"[2, E] (got {edges.dtype} of shape "
-                        f"{list(edges.shape)})")
-    users, items = edges.cpu().numpy()
-    return users, items
+def _positive(labels: Tensor, size: int) -> np.ndarray:
+    if labels.shape != (size, ):
+        raise DataError(f"'edge_label' needs to hold one label for each of "
+                        f"the {size} edges of 'edge_label_index' (got shape "
+                        f"{list(labels.shape)})")
+    positive: np.ndarray = (labels > 0).cpu().numpy()
+    return positive
 
 
 def _ids(store: Any, count: int) -> np.ndarray:

@@ -36,7 +36,7 @@ class Interactions:
         val (Tensor): Validation edges, in the same form.
         test (Tensor): Test edges, in the same form.
         user_ids (np.ndarray): Original ids, int64 or :obj:`str` objects,
-            of length :math:`U`.
+            all different, of length :math:`U`.
         item_ids (np.ndarray): Original ids of length :math:`I`.
         item_titles (list[str], optional): One title an item.
         counts (dict[str, int]): What reading did, for example
@@ -74,6 +74,7 @@ class Interactions:
             if len(ids) != count:
                 raise DataError(f"'{label}_ids' needs to hold one id for each "
                                 f"of the {count} {label}s (got {len(ids)})")
+            _check_ids(ids, f"{label}_ids")
         if (self.item_titles is not None
                 and len(self.item_titles) != self.num_items):
             raise DataError(f"'item_titles' needs to hold one title for each "
@@ -152,10 +153,10 @@ class Interactions:
             >>> data.train.tolist(), data.counts["duplicates_removed"]
             ([[0, 1, 1], [1, 0, 2]], 1)
         """
-        from pyg_nodequant.data.assemble import assemble
+        from pyg_nodequant.data.assemble import assemble, edge_arrays
 
         parts = {
-            split: (edges[0].cpu().numpy(), edges[1].cpu().numpy())
+            split: edge_arrays(edges, split)
             for split, edges in (("train", train), ("val", val),
                                  ("test", test)) if edges is not None
         }
@@ -280,3 +281,24 @@ class Interactions:
                           for split in SPLITS)
         return (f"{type(self).__name__}('{self.name}', {self.num_users} "
                 f"users, {self.num_items} items, {sizes})")
+
+
+def _check_ids(ids: np.ndarray, name: str) -> None:
+    # A packed file needs this; it must not show only once a model is trained.
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1:
+        raise DataError(f"'{name}' needs to be an array of one dimension "
+                        f"(got {type(ids).__name__})")
+    if ids.dtype.kind == "i":
+        distinct = np.unique(ids).size
+    else:
+        values = ids.tolist()
+        if not (all(isinstance(one, str) for one in values)
+                or all(isinstance(one, (int, np.integer))
+                       and not isinstance(one, bool) for one in values)):
+            kinds = sorted({type(one).__name__ for one in values})
+            raise DataError(f"'{name}' needs to hold integers only or text "
+                            f"only (got {', '.join(kinds)})")
+        distinct = len(set(values))
+    if distinct != len(ids):
+        raise DataError(f"'{name}' needs to hold different ids (got "
+                        f"{distinct} different ones of {len(ids)})")

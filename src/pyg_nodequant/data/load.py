@@ -56,6 +56,9 @@ def load_interactions(config: DataConfig) -> Interactions:
         "split_seed": config.split_seed,
     }
     if name == "synthetic":
+        if config.min_rating is not None:
+            raise DataError("'data.min_rating' cannot be used with "
+                            "synthetic, which has no ratings")
         return synthetic_interactions(
             config.num_users, config.num_items, config.num_interactions,
             data_seed=config.data_seed, split=config.split, **fractions)

@@ -49,7 +49,7 @@ def carve(
         A boolean mask :obj:`[num_edges]`, true where an edge is held out.
 
     Raises:
-        DataError: If no edge would be left.
+        DataError: If no edge would be left, or an argument is not allowed.
 
     Example:
         >>> int(carve(10, 0.2, "test").sum())
@@ -57,6 +57,12 @@ def carve(
         >>> carve(4, 0.5, "test", times=np.array([3, 9, 1, 7])).tolist()
         [False, True, False, True]
     """
+    if not fraction >= 0:  # NaN neither
+        raise DataError(f"'data.{part}_fraction' needs to be a number of at "
+                        f"least 0 (got {fraction})")
+    if not 0 <= split_seed < 2**64:
+        raise DataError(f"'data.split_seed' needs to be an integer in "
+                        f"[0, 2**64) (got {split_seed})")
     size = held_out_size(num_edges, fraction)
     if size >= num_edges:
         raise DataError(f"'data.{part}_fraction' needs to leave training "

@@ -53,7 +53,8 @@ def synthetic_interactions(
         split_seed (int): Seed of the split.
 
     Raises:
-        DataError: If there cannot be so many or so few interactions.
+        DataError: If there cannot be so many or so few interactions, or a
+            setting is not allowed.
 
     Example:
         >>> data = synthetic_interactions(20, 30, 200)
@@ -66,6 +67,9 @@ def synthetic_interactions(
                         f"{most}] so that each of {num_users} users and "
                         f"{num_items} items has one and none comes twice "
                         f"(got {num_interactions})")
+    if not 0 <= data_seed < 2**64:
+        raise DataError(f"'data.data_seed' needs to be an integer in "
+                        f"[0, 2**64) (got {data_seed})")
     num_communities = max(1, round(min(num_users, num_items)**0.5 / 2))
     graph = _Communities(num_users, num_items, num_communities, data_seed)
     keys = graph.draw(num_interactions)

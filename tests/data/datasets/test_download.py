@@ -38,6 +38,8 @@ def test_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch("https://x.org/a", target, 5)
     assert target.read_bytes() == b"hello"
     assert [file.name for file in target.parent.iterdir()] == ["a.txt"]
+    (tmp_path / "other").touch()
+    assert target.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.parametrize("content, options, message", [
@@ -90,3 +92,18 @@ def test_unzip(tmp_path: Path) -> None:
     archive.write_bytes(b"not a zip")
     with pytest.raises(DataError, match="could not be unpacked"):
         unzip(archive, ["u.data"], tmp_path, 10)
+
+
+@pytest.mark.parametrize("place, value", [(60, 0x55), (-60, 0x41)])
+def test_broken_zip(tmp_path: Path, place: int, value: int) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("u.data", "".join(f"{k}\n" for k in range(9000)))
+    content = bytearray(archive.read_bytes())
+    if place < 0:  # the compression method in the central directory
+        place = content.rindex(b"PK\x01\x02") + 10
+    content[place] ^= value
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match="could not be unpacked"):
+        unzip(archive, ["u.data"], tmp_path / "out", 10**6)
+    assert not list((tmp_path / "out").glob("*"))

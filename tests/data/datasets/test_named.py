@@ -124,3 +124,15 @@ def test_real_sets(real_data: Path, tmp_path: Path, name: str, users: int,
     data = load_named(name, real_data, tmp_path)
     assert (data.num_users, data.num_items) == (users, items)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_download_is_not_kept(tmp_path: Path,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(url: str, target: Path, max_bytes: int) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"no archive")
+
+    monkeypatch.setattr(named, "fetch", fetch)
+    with pytest.raises(DataError, match="could not be unpacked"):
+        load_named("movielens_100k", tmp_path / "root", tmp_path)
+    assert not list((tmp_path / "ml-100k").iterdir())

@@ -73,3 +73,12 @@ def test_columns(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(DataError, match="is empty"):
         read_integer_columns(file, 2)
+
+
+def test_lines_end_in_any_way(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    for end in ("\n", "\r\n", "\r"):
+        file.write_bytes(end.join(["0 1 2", "", "3 4"]).encode())
+        values, lines = read_integers(file)
+        assert values.tolist() == [0, 1, 2, 3, 4]
+        assert lines.tolist() == [0, 0, 0, 2, 2]

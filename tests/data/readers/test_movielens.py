@@ -47,3 +47,11 @@ def test_100k(real_data: Path) -> None:
     assert (data.num_users, data.num_items) == (943, 1682)
     sizes = [data.edges(s).size(1) for s in ("train", "val", "test")]
     assert sizes == [72_000, 8_000, 20_000]
+
+
+def test_titles_are_latin_1_and_lines_end_in_any_way(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text("1 10 5 100\r\n1 20 3 300\r\n")
+    # 0x85 is a letter here, and no end of a line.
+    (tmp_path / "u.item").write_bytes(b"10|A\x85B|x\r\n20|C\r\n")
+    data = read_movielens(tmp_path, test_fraction=0, val_fraction=0)
+    assert data.item_titles == ["A\x85B", "C"]

@@ -38,5 +38,12 @@ def test_errors(tmp_path: Path) -> None:
     file.write_text("user_id\titem_id\n1\t2\n")
     with pytest.raises(DataError, match="user_id:token .got 'user_id"):
         read_recbole(file)
+    file.write_text(TEXT)
+    with pytest.raises(DataError, match="'data.separator' .*got '::'"):
+        read_recbole(file, separator="::")
+    assert read_recbole(file, separator="\\t").num_users == 3
+    file.write_text("user_id:token\titem_id:token\tuser_id:float\n1\t2\t3\n")
+    with pytest.raises(DataError, match="several of this name .got 'user_id"):
+        read_recbole(file)
     with pytest.raises(DataError, match="does not exist"):
         read_recbole(tmp_path / "nothing")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import gzip
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Optional
 
@@ -64,6 +64,11 @@ def test_gzip_crlf_mark_and_blank_lines(tmp_path: Path) -> None:
     assert edges(read_table(tmp_path / "t.csv.gz", **WHOLE)) == ALL
     broken = (tmp_path / "t.csv.gz").read_bytes()[:-30]
     (tmp_path / "t.csv.gz").write_bytes(broken)
+    with pytest.raises(DataError, match="broken gzip"):
+        read_table(tmp_path / "t.csv.gz")
+    flipped = bytearray(gzip.compress(file.read_bytes() * 100))
+    flipped[30] ^= 0x55
+    (tmp_path / "t.csv.gz").write_bytes(flipped)
     with pytest.raises(DataError, match="broken gzip"):
         read_table(tmp_path / "t.csv.gz")
 
@@ -140,6 +145,9 @@ HEAD = "user_id,item_id,rating,time\n"
     (HEAD + "a,b,1,noon\n", "data row 1: the time is neither"),
     (HEAD + "a,b,1,inf\n", "data row 1: the time is neither"),
     (HEAD + "a,b,1,2020-01-01\na,c,1,noon\n", "data row 2: the time is nei"),
+    (HEAD + "a,b,1,5\na,c,1,6\na,d,1,noon\n", "data row 3: the time is nei"),
+    ("user_id,user_id,item_id,rating,time\na,b,c,1,1\n",
+     r"'data.user_column' .* several of this name .got 'user_id'"),
     (HEAD + "a,b,1,1\na,b,1,1,9\n", "line 3: has 5 fields, .* header has 4"),
     (HEAD.replace("rating", "stars") + "a,b,1,1\n",
      r"'data.rating_column' .* has: user_id, item_id, stars, time .got 'rat"),
@@ -161,6 +169,29 @@ def test_not_utf8(tmp_path: Path, body: bytes) -> None:
         read_table(file)
 
 
+def test_blank_line_and_a_field_too_long(tmp_path: Path) -> None:
+    text = f"user_id,item_id,x\na,b,1\n\na,c,{'x' * 200_000}\n"
+    with pytest.raises(DataError, match="line 4: cannot be read as delimited"):
+        read_table(write(tmp_path, text))
+
+
+def test_not_utf8_in_the_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(CSV.encode("utf-16"))
+    with pytest.raises(DataError, match="line 1: not UTF-8"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_rows_of_errors_count_low_ratings_too(tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + "a,b,1,1\na,c,5,\n")
+    with pytest.raises(DataError, match="data row 2: the time is missing"):
+        read_table(file, Columns(rating="rating", time="time"), min_rating=3)
+    file = write(tmp_path, HEAD + "a,b,1,9\na,c,5,3\na,d,5,2\na,e,5,1\n")
+    data = read_table(file, Columns(rating="rating", time="time"),
+                      min_rating=3, split="time", test_fraction=1 / 3,
+                      val_fraction=0)
+    assert edges(data, "test") == {("a", "c")}
+
+
 def test_shifted_row_is_noticed_whatever_is_read(tmp_path: Path) -> None:
     file = write(tmp_path, "title,user_id,item_id,x\nA,1,2,3\nB, C,4,5,6\n")
     with pytest.raises(DataError, match="line 3: has 5 fields"):
@@ -180,6 +211,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
             read_table(file, separator=separator)
     with pytest.raises(DataError, match="data.test_fraction"):
         read_table(file, test_fraction=0.9)
+    with pytest.raises(DataError, match="'data.split' .*random, time .got 't"):
+        read_table(file, split="tim")
 
 
 def parquet(folder: Path, **columns: Any) -> Path:
@@ -195,6 +228,7 @@ def parquet(folder: Path, **columns: Any) -> Path:
     (["b", "a", "b"], ["a", "b"]),
     (pl.Series([2**63, 1, 2**63], dtype=pl.UInt64), ["1", str(2**63)]),
     (pl.Series(["b", "a", "b"], dtype=pl.Categorical), ["a", "b"]),
+    ([1e19, 1.0, 1e19], ["1.0", "1e+19"]),
 ])
 def test_parquet_ids(tmp_path: Path, users: Any, want: list[Any]) -> None:
     file = parquet(tmp_path, user_id=users, item_id=[1, 2, 3], other=[0] * 3)
@@ -221,6 +255,17 @@ def test_parquet_times(tmp_path: Path) -> None:
      "data row 1: the rating is missing or NaN"),
     ({"user_id": [1], "item_id": [1], "r": ["x"]}, "row 1: the rating is no"),
     ({"user": [1], "item_id": [1]}, "has: r, user, item_id"),
+    ({"user_id": [1.0, float("inf")], "item_id": [1, 1]},
+     "data row 2: the user id is infinite .column 'user_id'"),
+    ({"user_id": [[1]], "item_id": [1]},
+     "'data.user_column' .* integers or text .*List"),
+    ({"user_id": [b"\xff"], "item_id": [1]}, "of type Binary"),
+    ({"user_id": [1], "item_id": [{"a": 1}]}, "'data.item_column' .*Struct"),
+    ({"user_id": pl.Series([""], dtype=pl.Categorical), "item_id": [1]},
+     "data row 1: the user id is missing"),
+    ({"user_id": [1], "item_id": [1], "r": [datetime(2020, 1, 1)]},
+     "'data.rating_column' needs to be a column of numbers"),
+    ({"user_id": [1], "item_id": [1], "r": [b"1"]}, "column of numbers"),
     ({"user_id": [], "item_id": [], "r": []}, "holds no rows"),
 ])
 def test_bad_parquet(tmp_path: Path, columns: dict[str, Any],
@@ -229,6 +274,17 @@ def test_bad_parquet(tmp_path: Path, columns: dict[str, Any],
                                 **columns})
     with pytest.raises(DataError, match=message):
         read_table(file, Columns(rating="r"))
+
+
+@pytest.mark.parametrize("times, message", [
+    ([timedelta(1)], "'data.time_column' .* numbers or dates .*Duration"),
+    ([[1]], "'data.time_column' .* numbers or dates .*List"),
+    (pl.Series([2**63], dtype=pl.UInt64), "row 1: the time is neither"),
+])
+def test_bad_parquet_times(tmp_path: Path, times: Any, message: str) -> None:
+    file = parquet(tmp_path, user_id=[1], item_id=[1], t=times)
+    with pytest.raises(DataError, match=message):
+        read_table(file, Columns(time="t"))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"user_id,item_id\n1,2\n"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
-import tempfile
+import secrets
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Iterable
 
@@ -52,10 +53,11 @@ def fetch(url: str, target: Path, max_bytes: int) -> None:
 def _write(source: IO[bytes], target: Path, max_bytes: int, url: str,
            expected: int | None) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    # Unlike tempfile's, this file gets the permissions of any new file.
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(6)}.part")
     size = 0
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             while chunk := source.read(_CHUNK):
                 size += len(chunk)
                 if size > max_bytes:
@@ -68,7 +70,7 @@ def _write(source: IO[bytes], target: Path, max_bytes: int, url: str,
             raise DataError(f"{url} sent {size} of {expected} bytes")
         os.replace(partial, target)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return size
 
 
@@ -95,6 +97,7 @@ def unzip(archive: Path, names: Iterable[str], target: Path,
                     raise DataError(f"'{archive}' holds no {name}")
                 with source.open(members[name]) as file:
                     _write(file, target / name, max_bytes, name, None)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError,
+            RuntimeError) as error:  # the last for encrypted or unknown forms
         raise DataError(f"'{archive}' could not be unpacked "
                         f"({error})") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -154,9 +153,11 @@ def _download(name: str, known: NamedSet, root: Path,
         if known.home.endswith(".zip"):
             archive = folder / "download.zip"
             fetch(known.home, archive, known.max_bytes)
-            # Extra files first: the set counts as there once `files` are.
-            unzip(archive, reversed(files), folder, known.max_bytes)
-            os.unlink(archive)
+            try:
+                # Extra files first: the set counts as there once `files` are.
+                unzip(archive, reversed(files), folder, known.max_bytes)
+            finally:
+                archive.unlink(missing_ok=True)
         else:
             for file in files:
                 fetch(known.home + file, folder / file, known.max_bytes)

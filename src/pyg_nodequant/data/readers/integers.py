@@ -35,6 +35,8 @@ def read_integers(path: PathLike,
     content = read_bytes(path)
     if content.startswith(b"\xef\xbb\xbf"):
         content = content[3:]
+    if b"\r" in content:  # a line may end in any of the three ways
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     data = np.frombuffer(content, dtype=np.uint8)
     is_digit = (data >= ord("0")) & (data <= ord("9"))
     known = np.zeros(256, dtype=bool)

@@ -79,8 +79,9 @@ def _titles(path: Path, mark: str,
         return None
     titles: dict[int, str] = {}
     # These files are from before UTF-8 was common; Latin-1 never fails.
-    for line in read_bytes(path).decode("latin-1").splitlines():
+    # Split by hand, as Latin-1 has a character that `splitlines` splits at.
+    for line in read_bytes(path).decode("latin-1").split("\n"):
         number, _, rest = line.partition(mark)
         if number.isascii() and number.isdigit():
-            titles[int(number)] = rest.partition(mark)[0]
+            titles[int(number)] = rest.partition(mark)[0].rstrip("\r")
     return [titles.get(item, "") for item in item_ids.tolist()]

@@ -11,6 +11,7 @@ from pyg_nodequant.data.readers.files import PathLike, existing_file
 from pyg_nodequant.data.readers.table import (
     DEFAULT_COLUMNS,
     Columns,
+    check_separator,
     read_delimited,
     table_interactions,
 )
@@ -56,7 +57,8 @@ def read_recbole(
     """
     path = _inter_file(Path(path))
     _check_header(path)
-    frame = read_delimited(path, columns, separator or "\t", quote=None,
+    mark = "\t" if separator is None else check_separator(separator)
+    frame = read_delimited(path, columns, mark, quote=None,
                            plain_name=_plain_name)
     return table_interactions(
         frame, path, columns, min_rating=min_rating,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -126,15 +128,25 @@ def table_interactions(
         raise DataError(f"'{path}' holds no rows")
     named = columns.named()
     counts = {"rows_read": frame.height}
+    frame = frame.with_columns(
+        _plain(frame[key], key, path, column)
+        for key, column in named.items())
     for key in ("user", "item"):
         _refuse(_missing(frame[key]), path,
                 f"the {key} id is missing or NaN (column '{named[key]}')")
+        if frame[key].dtype.is_float():
+            _refuse(frame[key].is_infinite(), path,
+                    f"the {key} id is infinite (column '{named[key]}')")
+    times = titles = None
+    if columns.time is not None:  # of all rows, so that errors count them
+        times = _times(frame["time"], path, columns.time)
     if columns.rating is not None:
         ratings = _numbers(frame["rating"], path, columns.rating)
         if min_rating is not None:
             keep = ratings >= min_rating
             counts["ratings_below_min"] = int((~keep).sum())
             frame = frame.filter(keep)
+            times = None if times is None else times[keep]
             if frame.height == 0:
                 raise DataError(f"'data.min_rating' needs to leave "
                                 f"interactions: the largest rating in "
@@ -142,9 +154,6 @@ def table_interactions(
                                 f"{min_rating:g})")
     user_ids, users = _number(frame["user"], path, named["user"])
     item_ids, items = _number(frame["item"], path, named["item"])
-    times = titles = None
-    if columns.time is not None:
-        times = _times(frame["time"], path, columns.time)
     if columns.title is not None:
         titles = _titles(frame["title"], items, len(item_ids))
     return assemble({"train": (users, items)}, user_ids, item_ids,
@@ -176,7 +185,11 @@ def read_delimited(
                                "infer_schema": False}
     try:
         header = pl.read_csv(path, n_rows=0, **options).columns
-        wanted = _select(header, columns, path, plain_name)
+        try:
+            wanted = _select(header, columns, path, plain_name)
+        except DataError:
+            check_utf8(path, _text(path))  # the better reason, if it is one
+            raise
         # All columns are read, although few are kept: polars notices a row
         # of too many fields, whose ids would be shifted, only then.
         frame = pl.read_csv(path, **options)
@@ -214,8 +227,15 @@ def _select(
 ) -> dict[str, str]:
     """Returns the column in the file for each use, as {column: use}."""
     plain = {plain_name(column): column for column in header}
+    # polars renames the second column of a name.
+    twice = Counter(plain_name(column.removesuffix("_duplicated_0"))
+                    for column in header)
     wanted: dict[str, str] = {}
     for key, column in columns.named().items():
+        if column in plain and twice[column] > 1:
+            raise DataError(f"'data.{key}_column' needs to be one column of "
+                            f"'{path}', which has several of this name (got "
+                            f"'{column}')")
         if column not in plain:
             raise DataError(f"'data.{key}_column' needs to be a column of "
                             f"'{path}', which has: {', '.join(plain)} "
@@ -228,13 +248,22 @@ def _select(
     return wanted
 
 
+def check_separator(separator: str) -> str:
+    r"""Returns the character that :obj:`data.separator` means.
+
+    Raises:
+        DataError: If it is not one character of one byte.
+    """
+    separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
+    if len(separator.encode()) != 1 or separator in '"\r\n':
+        raise DataError(f"'data.separator' needs to be one character, "
+                        f"such as , or ; or \\t (got '{separator}')")
+    return separator
+
+
 def _separator(path: Path, separator: Optional[str]) -> str:
     if separator is not None:
-        separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
-        if len(separator.encode()) != 1 or separator in '"\r\n':
-            raise DataError(f"'data.separator' needs to be one character, "
-                            f"such as , or ; or \\t (got '{separator}')")
-        return separator
+        return check_separator(separator)
     if path.suffix.lower() in _TAB_SEPARATED:
         return "\t"
     header = _text(path).partition(b"\n")[0]
@@ -249,10 +278,14 @@ def _blank_rows(path: Path, separator: str, quote: Optional[str],
     # whose ids are missing. Only the text tells them apart.
     blank = np.zeros(num_rows, dtype=bool)
     rows = _records(path, separator, quote)
-    next(rows, None)
-    for number, row in enumerate(rows):
-        if number < num_rows:
-            blank[number] = not row
+    try:
+        next(rows, None)
+        for number, row in enumerate(rows):
+            if number < num_rows:
+                blank[number] = not row
+    except csv.Error as error:
+        raise DataError(f"'{path}', line {rows.line_num}: cannot be read as "
+                        f"delimited text ({error})") from error
     return blank
 
 
@@ -261,7 +294,7 @@ def _text(path: Path) -> bytes:
     if content.startswith(b"\x1f\x8b"):
         try:
             return gzip.decompress(content)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"'{path}' is a broken gzip file "
                             f"({error})") from error
     return content
@@ -296,6 +329,27 @@ def _explain(path: Path, separator: str, quote: Optional[str],
     return DataError(f"'{path}' cannot be read as delimited text ({reason})")
 
 
+def _plain(series: pl.Series, key: str, path: Path,
+           column: str) -> pl.Series:
+    """Returns a column, categories as text, if its type can say what it is
+    for.
+    """
+    import polars as pl
+
+    kind = series.dtype
+    if kind in (pl.Categorical, pl.Enum):
+        return series.cast(pl.String)
+    wanted = {"rating": "numbers", "time": "numbers or dates"}.get(
+        key, "integers or text")
+    is_date = kind in (pl.Date, pl.Datetime) and key != "rating"
+    if not (kind in (pl.String, pl.Boolean, pl.Null) or kind.is_numeric()
+            or is_date):
+        raise DataError(f"'data.{key}_column' needs to be a column of "
+                        f"{wanted} (got '{column}' of '{path}', of type "
+                        f"{kind})")
+    return series
+
+
 def _missing(series: pl.Series) -> pl.Series:
     import polars as pl
 
@@ -325,13 +379,13 @@ def _number(series: pl.Series, path: Path,
         if distinct.str.contains(_INTEGER).all():
             series = series.cast(pl.Int64)
     elif series.dtype.is_float():
-        whole = series == series.round()
+        whole = (series == series.round()) & (series.abs() < 2.0**63)
         series = series.cast(pl.Int64 if whole.all() else pl.String,
                              strict=False)
     elif series.dtype.is_integer():
-        top = series.max()
-        fits = isinstance(top, int) and top < 2**63
-        series = series.cast(pl.Int64 if fits else pl.String)
+        number = series.cast(pl.Int64, strict=False)
+        fits = number.null_count() == 0
+        series = number if fits else series.cast(pl.String)
     else:
         series = series.cast(pl.String)
     if series.dtype == pl.Int64:
@@ -371,12 +425,14 @@ def _times(series: pl.Series, path: Path, column: str) -> np.ndarray:
             series = text.cast(kind, strict=False)
             if series.null_count() == 0:
                 break
-        else:
-            series = _dates(text)
+        else:  # what reads most of the rows tells which one is wrong
+            series = min((series, _dates(text)),
+                         key=lambda read: read.null_count())
     elif series.dtype.is_temporal():
         series = series.cast(pl.Datetime("us")).to_physical()
-    elif not series.dtype.is_integer():
-        series = series.cast(pl.Float64, strict=False)
+    else:
+        kind = pl.Int64 if series.dtype.is_integer() else pl.Float64
+        series = series.cast(kind, strict=False)
     bad = series.is_null()
     if series.dtype.is_float():
         bad = ~series.is_finite().fill_null(False)
