@@ -53,6 +53,7 @@ def test_numbers_that_are_not(value):
 
 @pytest.mark.parametrize("args, kwargs, message", [
     ((1.5, 0, 8), dict(integer=True), "an integer in [0, 8] (got 1.5)"),
+    ((4.0, 0, 8), dict(integer=True), "an integer in [0, 8] (got 4.0)"),
     ((0, 0), dict(open_low=True), "a number above 0 (got 0)"),
     ((0, 0, 8), dict(open_low=True), "a number in (0, 8] (got 0)"),
     ((-1, 0), dict(integer=True), "an integer of at least 0 (got -1)"),
@@ -137,6 +138,14 @@ def test_wrong_values(cls, kwargs, message):
     with pytest.raises(ValueError) as error:
         cls(**kwargs)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("recipe, bits, bounds", [
+    ("uniform", 1, (1, 4)), ("uniform", 3, (2, 4)), ("uniform", 8, (2, 8)),
+    ("paper", 8, (2, 4))])
+def test_width_bounds(recipe, bits, bounds):
+    config = NodeQuantConfig(recipe, bits=bits, min_bits=2, max_bits=4)
+    assert config.width_bounds == bounds
 
 
 def test_target_bits_matter_to_node_aware_only():

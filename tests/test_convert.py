@@ -39,10 +39,10 @@ class Calls(torch.nn.Module):
 class MatrixFactorization(torch.nn.Module):
     """Reads the weights of its embeddings itself."""
 
-    def __init__(self, sparse: bool = False) -> None:
+    def __init__(self, **kwargs) -> None:
         super().__init__()
         self.user = torch.nn.Embedding(5, 4)
-        self.item = torch.nn.Embedding(7, 4, sparse=sparse)
+        self.item = torch.nn.Embedding(7, 4, **kwargs)
 
     def forward(self, user, item):
         return (self.user.weight[user] * self.item.weight[item]).sum(-1)
@@ -197,10 +197,14 @@ def test_weight_access():
         quantize_(model, weight_access=True)
 
 
-def test_weight_access_of_sparse_gradients():
-    model = MatrixFactorization(sparse=True)
+@pytest.mark.parametrize("option, needed", [
+    ({"sparse": True}, False), ({"max_norm": 1.0}, None)])
+def test_weight_access_of_what_cannot_be(option, needed):
+    model = MatrixFactorization(**option)
     before = snapshot(model)
-    with pytest.raises(ValueError, match=r"'item' needs sparse=False"):
+    name, value = next(iter(option.items()))
+    with pytest.raises(ValueError, match=rf"^'item' cannot be quantized: "
+                       rf"'{name}' needs to be {needed} .*\(got {value}\)"):
         quantize_(model, weight_access=True)
     unchanged(model, before)
 

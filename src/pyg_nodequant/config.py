@@ -35,9 +35,9 @@ def check_number(
 ) -> None:
     r"""Raises :class:`ValueError` unless :obj:`low <= value <= high`."""
     kind = "an integer" if integer else "a number"
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    types = int if integer else (int, float)
+    is_number = isinstance(value, types) and not isinstance(value, bool)
     valid = (is_number and math.isfinite(value)
-             and (not integer or float(value).is_integer())
              and (value > low if open_low else value >= low) and value <= high)
     if not valid:
         if math.isinf(high) and math.isinf(low):
@@ -135,6 +135,15 @@ class NodeQuantConfig:
         check_number("quant.finetune_steps", self.finetune_steps, 0,
                      integer=True)
         check_number("quant.finetune_lr", self.finetune_lr, 0, open_low=True)
+
+    @property
+    def width_bounds(self) -> tuple[int, int]:
+        r"""The smallest and the largest width of a controller: the bounds,
+        widened where the one width of :obj:`"uniform"` is outside them.
+        """
+        if self.recipe != "uniform":
+            return self.min_bits, self.max_bits
+        return min(self.min_bits, self.bits), max(self.max_bits, self.bits)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ r"""Node-aware quantization for the embeddings of any PyG model, in place."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple, Optional
 
 import torch
@@ -111,9 +111,6 @@ def quantize_(
     if config.recipe == "float":
         raise ValueError("'quant.recipe' needs to be one of node_aware, "
                          "paper, uniform to quantize a model (got 'float')")
-    if config.recipe == "uniform":
-        config = replace(config, min_bits=min(config.min_bits, config.bits),
-                         max_bits=max(config.max_bits, config.bits))
     places = [
         place for place in _places(model, _is_float_embedding)
         if filter_fn is None or filter_fn(place.module, place.name)
@@ -211,9 +208,12 @@ def _check_place(place: _Place, weight_access: bool) -> None:
             f"subclass of LightGCN: derive it from QuantLightGCN, or pass "
             f"weight_access=True to quantize its layer-0 table")
     if _reads_weight(place, weight_access):
-        if place.module.sparse:
-            raise ValueError(f"'{place.name}' needs sparse=False to have its "
-                             f"weight quantized (got True)")
+        assert isinstance(place.module, torch.nn.Embedding)
+        try:
+            NodeAwareQuantWeight.check(place.module)
+        except ValueError as error:
+            raise ValueError(
+                f"'{place.name}' cannot be quantized: {error}") from None
     elif not place.parents:
         raise ValueError("'model' is itself an embedding, which has no place "
                          "to be replaced in: use "
@@ -227,9 +227,10 @@ def _quantize_place(
 ) -> None:
     embedding = place.module
     assert isinstance(embedding, torch.nn.Embedding)
+    min_bits, max_bits = config.width_bounds
     options: dict[str, Any] = {
-        "max_bits": config.max_bits,
-        "min_bits": config.min_bits,
+        "max_bits": max_bits,
+        "min_bits": min_bits,
         "range": config.range,
     }
     controllers: list[BitWidthController] = []

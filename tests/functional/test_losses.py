@@ -82,3 +82,20 @@ def test_distillation_loss_is_the_listwise_loss(chunk_scores):
                           torch.autograd.grad(2 * expected, leaves),
                           strict=True):
         assert torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_distillation_is_float32_under_autocast(dtype):
+    tables = [batch(i).to(dtype).requires_grad_() for i in range(4)]
+    users, items, teacher_users, teacher_items = (t.float() for t in tables)
+    expected = F.distillation_loss(users, items, teacher_users, teacher_items)
+    expected.backward()
+    gradient, tables[0].grad = tables[0].grad, None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.distillation_loss(*tables)
+        loss.backward()
+        listwise = F.listwise_kl_loss((users @ items.t()).to(dtype),
+                                      teacher_users @ teacher_items.t())
+    assert loss.dtype == listwise.dtype == torch.float32
+    assert torch.equal(loss, expected)
+    assert torch.equal(tables[0].grad, gradient)

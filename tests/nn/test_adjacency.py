@@ -69,6 +69,9 @@ def test_cache_builds_once():
     assert cache.get(edges, 4, weight, True) is weighted
     assert cache.get(edges, 4, weight, False) is not weighted
     assert cache.get(edges, 4, None, True) is not weighted
+    double = cache.get(edges, 4, None, True, torch.float64)
+    assert double.matrix.dtype == torch.float64
+    assert cache.get(edges, 4, None, True).matrix.dtype == torch.float32
 
 
 def test_cache_sees_writes():
@@ -158,6 +161,10 @@ def test_obstacles_of_graphs():
     weight = WEIGHT.clone().requires_grad_()
     assert fast_path_obstacle(convs, EDGES, weight) == (
         "'edge_weight' needs a gradient")
+    alpha = torch.ones(3)
+    assert fast_path_obstacle(convs, EDGES, None, alpha) is None
+    assert fast_path_obstacle(convs, EDGES, None, alpha.requires_grad_()) == (
+        "'alpha' needs a gradient")
     adj_t = to_torch_csr_tensor(EDGES, WEIGHT, 4).requires_grad_()
     assert fast_path_obstacle(convs, adj_t, None) == (
         "the adjacency needs a gradient")

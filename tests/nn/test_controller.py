@@ -18,6 +18,8 @@ def test_starts_from_the_degrees():
     assert torch.equal(controller.alpha, F.degree_score(DEGREE))
     assert bool((controller().diff() > 0).all())
     assert BitWidthController(3).alpha.tolist() == [0, 0, 0]
+    column = BitWidthController(4, degree=DEGREE.long().view(4, 1))
+    assert torch.equal(column.alpha, controller.alpha)
 
 
 def test_everything_exists_from_the_start():
@@ -108,7 +110,12 @@ def test_freezing_at_wrong_widths():
     with pytest.raises(ValueError, match=r"one width for each of the 2 nodes "
                        r"\(got 3\)"):
         controller.freeze(torch.tensor([2, 3, 3]))
+    with pytest.raises(ValueError, match=r"'bits' needs to hold whole widths "
+                       r"\(got 2.5\)"):
+        controller.freeze(torch.tensor([4.0, 2.5]))
     assert not controller.is_frozen
+    controller.freeze(torch.tensor([4.0, 2.0]))
+    assert controller.bit_width.tolist() == [4, 2]
 
 
 def test_state_dict_carries_frozen_widths():
@@ -150,6 +157,9 @@ def test_reset_parameters():
     (dict(min_bits=-1), r"'min_bits' needs to be in \[0, 8\] \(got -1\)"),
     (dict(max_bits=4, min_bits=5), r"'min_bits' needs to be in \[0, 4\]"),
     (dict(degree=torch.ones(2)), r"each of the 3 nodes \(got 2\)"),
+    (dict(degree=torch.tensor([1, -2, 3])),
+     r"'degree' needs to be finite and at least 0 \(got \[-2.0, 3.0\]\)"),
+    (dict(degree=torch.tensor([1.0, torch.nan, 3.0])), "finite and at least"),
     (dict(num_hops=-1), r"'num_hops' needs to be at least 0 \(got -1\)"),
 ])
 def test_wrong_arguments(kwargs, message):
@@ -158,6 +168,8 @@ def test_wrong_arguments(kwargs, message):
 
 
 def test_repr():
+    assert repr(BitWidthController(3).to("meta")) == (
+        "BitWidthController(3, bits=1..8, avg=?)")
     controller = BitWidthController(3)
     assert repr(controller) == "BitWidthController(3, bits=1..8, avg=4.00)"
     controller.freeze(torch.tensor([1, 2, 4]))

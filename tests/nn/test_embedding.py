@@ -131,6 +131,24 @@ def test_torch_options_are_kept():
         emb(torch.tensor([6]))
 
 
+@pytest.mark.parametrize("range", RANGES)
+def test_the_whole_table_is_renormalised_like_a_lookup(range):
+    emb = make(range, max_norm=0.5).eval()
+    table = emb.quantized_weight()  # before any row was looked up
+    served = emb.to_embedding(quantized=True)
+    out = emb(torch.arange(6))
+    assert torch.equal(table, out)
+    assert torch.equal(served(torch.arange(6)), out)
+    assert bool((emb.weight.norm(dim=1) <= 0.5 + 1e-5).all())
+
+
+def test_device_of_a_given_table():
+    table = torch.empty(6, 4, device="meta")
+    emb = NodeAwareQuantEmbedding.from_pretrained(table)
+    assert emb.controller.alpha.device.type == "meta"
+    assert not emb.weight.requires_grad
+
+
 def test_device_and_dtype():
     emb = make(device="meta")
     assert {p.device.type for p in emb.parameters()} == {"meta"}
@@ -268,3 +286,5 @@ def test_wrong_arguments(kwargs, message):
 def test_repr():
     assert repr(NodeAwareQuantEmbedding(2625, 64)) == (
         "NodeAwareQuantEmbedding(2625, 64, bits=1..8, avg=4.00)")
+    assert repr(NodeAwareQuantEmbedding(3, 2, device="meta")) == (
+        "NodeAwareQuantEmbedding(3, 2, bits=1..8, avg=?)")

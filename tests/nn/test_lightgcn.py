@@ -117,6 +117,35 @@ def test_float_recipe_is_pyg(alpha):
                           atol=1e-6)
 
 
+@pytest.mark.parametrize("build", [
+    lambda: make(alpha=1), lambda: QuantLightGCN.quantize_(
+        make_float(alpha=1))])
+def test_whole_layer_weights_take_float_ones(build):
+    model, source = build(), make_float()
+    assert model.alpha.tolist() == [1.0] * (LAYERS + 1)
+    model.load_state_dict(source.state_dict())
+    assert torch.equal(model.alpha, source.alpha)
+
+
+def test_gradient_of_the_layer_weights():
+    grads = []
+    for build in (make, make_float):
+        alpha = torch.full((LAYERS + 1, ), 0.25, requires_grad=True)
+        model = build(alpha=alpha)
+        model.quantization_enabled = False
+        model.get_embedding(EDGES).square().sum().backward()
+        grads.append(alpha.grad)
+    assert torch.allclose(*grads, atol=1e-6)
+
+
+def test_float64_stays_float64():
+    model, source = make().double(), make_float().double()
+    model.quantization_enabled = False
+    out = model.get_embedding(EDGES)
+    assert out.dtype == torch.float64
+    assert torch.allclose(out, source.get_embedding(EDGES), rtol=1e-12)
+
+
 def test_recommendation_loss_regularises_the_latent_table():
     model, source = make("both"), make_float()
     ranks = torch.randn(5), torch.randn(5)
@@ -343,6 +372,24 @@ def test_recommend_is_that_of_pyg(where, batch_size):
     assert not out.requires_grad
 
 
+def test_recommend_selects_like_pyg():
+    model = make().eval()
+    dst = torch.arange(USERS, N)
+    for src in (torch.arange(N) % 4 == 1, torch.tensor([-1, 2])):
+        assert torch.equal(
+            model.recommend(EDGES, None, src, dst, k=3),
+            LightGCN.recommend(model, EDGES, None, src, dst, k=3))
+    assert torch.equal(
+        model.recommend(EDGES, dst_index=torch.arange(N) >= USERS, k=3),
+        model.recommend(EDGES, dst_index=dst, k=3))
+
+
+def test_recommend_of_wrong_batch_size():
+    with pytest.raises(ValueError, match=r"'batch_size' needs to be at least "
+                       r"1 \(got 0\)"):
+        make().recommend(EDGES, batch_size=0)
+
+
 def test_recommend_excludes():
     model = make().eval()
     src, dst = torch.tensor([1, 4, 1]), torch.arange(USERS, N)
@@ -474,6 +521,16 @@ def test_quantize_in_place_refuses_subclasses():
         with pytest.raises(ValueError, match=rf"exactly a LightGCN "
                            rf"\(got {name}\)"):
             QuantLightGCN.quantize_(model)
+
+
+def test_quantize_in_place_fails_as_a_whole():
+    model = make_float()
+    before = vars(model).copy()
+    with pytest.raises(ValueError, match="'degree' needs one entry"):
+        QuantLightGCN.quantize_(model, degree=torch.ones(N + 1))
+    assert type(model) is LightGCN
+    assert vars(model) == before
+    assert torch.equal(model(EDGES), make_float()(EDGES))
 
 
 def test_default_configuration():

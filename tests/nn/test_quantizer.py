@@ -137,9 +137,12 @@ def test_width_of_zero():
         assert out[0].tolist() == [0] * 4
         out.sum().backward()
         assert bool(x.grad.isfinite().all())
-        table = to_table(quantizer.encode(x.detach()))
+        stored = quantizer.encode(x.detach())
+        table = to_table(stored)
         assert np.allclose(table.dequantize(), out.detach().numpy(),
                            atol=1e-6)
+        if stored.offset is not None:  # reads scale * code + offset
+            assert float(stored.scale[0]) == float(stored.offset[0]) == 0
 
 
 def test_rows_of_zeros_and_constants():

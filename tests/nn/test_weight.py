@@ -128,6 +128,12 @@ def test_sparse_gradients_are_refused():
         NodeAwareQuantWeight.register_(torch.nn.Embedding(3, 2, sparse=True))
 
 
+def test_max_norm_is_refused():
+    with pytest.raises(ValueError, match=r"'max_norm' needs to be None .* "
+                       r"\(got 1.0\)"):
+        NodeAwareQuantWeight.register_(torch.nn.Embedding(3, 2, max_norm=1.0))
+
+
 def test_repr():
     assert repr(NodeAwareQuantWeight.of(make())) == (
         "NodeAwareQuantWeight(BitWidthController(6, bits=1..8, avg=4.00))")

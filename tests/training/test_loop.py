@@ -138,6 +138,15 @@ def test_joint_training_keeps_only_settled_models(make_loop, scores):
     assert (progress.best_step, progress.best_metric) == (24, 0.7)
 
 
+def test_joint_training_throws_no_step_away(make_loop, scores):
+    # Its fall goes on from the model as it is, so a refit has to repeat all
+    # steps before it.
+    scores([0.9, 0.8, 0.7] + [0.6] * 20)
+    loop = make_loop("joint", max_epochs=40, patience=2, anneal=0.5)
+    loop.run()
+    assert loop.stage.schedule.plan == (24, 36)
+
+
 def test_without_validation_the_last_model_stays(data, make_loop):
     bare = Interactions.from_edges(data.train, num_users=120, num_items=90,
                                    val_fraction=0.0)

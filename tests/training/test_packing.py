@@ -155,6 +155,44 @@ def test_pack_graph_against_the_edges():
     assert (graph.num_users, graph.num_items, graph.num_layers) == (3, 4, 2)
 
 
+def test_pack_graph_of_edges_in_any_order():
+    edge_index = torch.tensor([[2, 6, 0, 3, 0, 4], [3, 0, 6, 2, 4, 0]])
+    graph = pack_graph(edge_index, num_users=3, num_items=4, num_layers=2)
+    assert graph.indptr.tolist() == [0, 2, 2, 3]
+    assert graph.indices.tolist() == [1, 3, 0]
+
+
+@pytest.mark.parametrize("edges", [
+    [[0, 2], [4, 3]],  # one direction only
+    [[0, 4, 2], [4, 0, 3]],
+    [[0, 1, 0, 4], [1, 0, 4, 0]],  # two users
+    [[3, 4, 0, 4], [4, 3, 4, 0]],  # two items
+])
+def test_pack_graph_of_other_edges(edges):
+    with pytest.raises(ValueError, match="'edge_index' needs to join users, "
+                       "nodes below 3, and items in both directions"):
+        pack_graph(torch.tensor(edges), 3, 4, 1)
+
+
+@pytest.mark.parametrize("kwargs, message", [
+    (dict(alpha=torch.tensor([0.5, 0.3, 0.2])),
+     r"'alpha' needs to be 1 / 3 .* \(got \[0\.5"),
+    (dict(normalize=False), r"default arguments .* \(got LGConv\(\), "
+     r"normalize=False\)"),
+    (dict(aggr="mean"), "default arguments"),
+])
+def test_input_tables_of_other_propagations(kwargs, message, data):
+    quant = NodeQuantConfig(where="input")
+    model = QuantLightGCN(210, 8, 2, quant=quant, **kwargs)
+    with pytest.raises(ValueError, match=message):
+        pack_model(model, data.edge_index(), data)
+    # Propagated rows can be packed, whatever they came from.
+    model = QuantLightGCN(210, 8, 2, **kwargs)
+    packed = pack_model(model, data.edge_index(), data)
+    rows = model.get_embedding(data.edge_index()).detach()
+    assert_parity(packed, rows, data)
+
+
 def test_a_graph_without_edges():
     graph = pack_graph(torch.empty(2, 0, dtype=torch.long), 3, 4, 1)
     assert graph.indptr.tolist() == [0, 0, 0, 0]

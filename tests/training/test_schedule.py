@@ -17,6 +17,7 @@ courses = st.fixed_dictionaries({
     "max_steps": st.integers(1, 60),
     "patience": st.integers(1, 4),
     "anneal": st.sampled_from([0.0, 0.1, 0.5, 1.0, 3.0]),
+    "rewind": st.booleans(),
 })
 
 
@@ -33,7 +34,7 @@ def run(schedule, metrics=None, every=1):
     return factors
 
 
-def course(metrics, every, max_steps, patience, anneal):
+def course(metrics, every, max_steps, patience, anneal, rewind):
     """Slow oracle: looks at the whole record after each step, and returns
     where the fall begins, the constant steps that count, and the last step.
     """
@@ -45,7 +46,7 @@ def course(metrics, every, max_steps, patience, anneal):
             seen = metrics[:step // every]
             best = seen.index(max(seen))
             if len(seen) - 1 - best >= patience:
-                constant = (best + 1) * every
+                constant = (best + 1) * every if rewind else step
         if constant is not None:
             length = max(1, round(anneal * constant))
             return step, constant, min(max_steps, step + length)

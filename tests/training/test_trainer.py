@@ -162,6 +162,7 @@ def test_a_finished_run_trains_no_further(name, data, settings, trained,
                                           monkeypatch):
     config = settings(**RUNS[name])
     Trainer(config, tmp_path).fit(data)
+    expected = trained(**RUNS[name])
     steps = []
     monkeypatch.setattr(
         "pyg_nodequant.training.loop.StageLoop.train_step",
@@ -170,7 +171,6 @@ def test_a_finished_run_trains_no_further(name, data, settings, trained,
     resumed = replace(config, trainer=replace(config.trainer,
                                               resume=str(path)))
     result = Trainer(resumed).fit(data)
-    expected = trained(**RUNS[name])
     assert steps == []
     assert packed_bytes(result, data) == packed_bytes(expected, data)
     assert torch.equal(result.float_embedding, expected.float_embedding)
@@ -291,6 +291,11 @@ def test_sensitive_nodes_get_more_bits(trained):
     assert len(groups) > 2
     for low, high in zip(groups, groups[1:]):
         assert float(low.max()) <= float(high.min()) * (1 + 1e-5)
+
+
+def test_uniform_needs_no_wider_bounds(trained):
+    result = trained("uniform", bits=8, max_bits=4)
+    assert set(result.model.embedding.controller.bit_width.tolist()) == {8}
 
 
 @pytest.mark.parametrize("bits", [1, 3])
@@ -492,7 +497,7 @@ def test_numbers_of_layers(layers, where, data, settings):
     assert result.embedding().shape == (210, 8)
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cpu:x", "cuda:99", ""])
+@pytest.mark.parametrize("name", ["nonsense", "cpu:x", "cuda:99", "", "meta"])
 def test_no_such_device(name, data, settings):
     with pytest.raises(ValueError, match=r"'trainer.device' needs to be auto, "
                        rf"cpu, .*\(got '{name}'\)"):

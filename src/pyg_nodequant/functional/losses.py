@@ -47,6 +47,11 @@ def l2_loss(*rows: Tensor) -> Tensor:
     return total / (2 * max(rows[0].size(0), 1))
 
 
+def _float(x: Tensor) -> Tensor:
+    # What autocast made narrower; float32 and float64 stay what they are.
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _kl_and_gradient(scores: Tensor, teacher_scores: Tensor,
                      temperature: float) -> tuple[Tensor, Tensor]:
     # The sum over rows of T^2 KL, and its gradient in the scores,
@@ -114,7 +119,8 @@ def distillation_loss(
 ) -> Tensor:
     r"""The :func:`listwise_kl_loss` of inner-product scores, in bounded
     memory: users are taken in chunks, and the gradients are formed on the
-    way, so that no matrix of all users by all items ever exists.
+    way, so that no matrix of all users by all items ever exists. It is
+    computed in float32 (float64 for float64 rows), even under autocast.
 
     Args:
         users (Tensor): Student's rows of the users to distil, :math:`(B, d)`.
@@ -130,9 +136,11 @@ def distillation_loss(
         >>> float(distillation_loss(users, items, users, items)) < 1e-6
         True
     """
-    loss: Tensor = _Distillation.apply(  # type: ignore[no-untyped-call]
-        users, items, teacher_users, teacher_items, temperature, chunk_scores)
-    return loss
+    tables = map(_float, (users, items, teacher_users, teacher_items))
+    with torch.autocast(users.device.type, enabled=False):
+        loss: Tensor = _Distillation.apply(  # type: ignore[no-untyped-call]
+            *tables, temperature, chunk_scores)
+        return loss
 
 
 def listwise_kl_loss(
@@ -159,6 +167,7 @@ def listwise_kl_loss(
         >>> float(listwise_kl_loss(scores, scores).abs()) < 1e-6
         True
     """
-    loss: Tensor = _ListwiseKL.apply(  # type: ignore[no-untyped-call]
-        scores, teacher_scores, temperature)
-    return loss
+    with torch.autocast(scores.device.type, enabled=False):
+        loss: Tensor = _ListwiseKL.apply(  # type: ignore[no-untyped-call]
+            _float(scores), _float(teacher_scores), temperature)
+        return loss

@@ -32,6 +32,7 @@ def to_adjacency(
     num_nodes: int,
     edge_weight: OptTensor = None,
     normalize: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> Adjacency:
     r"""Builds the matrix that one :class:`~torch_geometric.nn.conv.LGConv`
     multiplies with, from an edge list, an
@@ -52,10 +53,12 @@ def to_adjacency(
                              f"[{num_nodes}, {num_nodes}] "
                              f"(got {list(edge_index.shape)})")
         adj_t, value = to_edge_index(edge_index)  # row = target
-        return build_adjacency(adj_t.flip(0), num_nodes, value, normalize)
+        return build_adjacency(adj_t.flip(0), num_nodes, value, normalize,
+                               dtype)
     if isinstance(edge_index, EdgeIndex):
         edge_index = edge_index.as_tensor()
-    return build_adjacency(edge_index, num_nodes, edge_weight, normalize)
+    return build_adjacency(edge_index, num_nodes, edge_weight, normalize,
+                           dtype)
 
 
 class AdjacencyCache:
@@ -80,12 +83,13 @@ class AdjacencyCache:
         num_nodes: int,
         edge_weight: OptTensor,
         normalize: bool,
+        dtype: torch.dtype = torch.float32,
     ) -> Adjacency:
         r"""Returns the matrix of this graph, building it if it is new."""
-        graph = (edge_index, edge_weight, normalize)
+        graph = (edge_index, edge_weight, normalize, dtype)
         if self._key is None or not self._same(self._make_key(*graph)):
             self._value = to_adjacency(edge_index, num_nodes, edge_weight,
-                                       normalize)
+                                       normalize, dtype)
             # Afterwards, as reading a COO tensor counts as writing to it.
             self._key = self._make_key(*graph)
         assert self._value is not None
@@ -96,10 +100,11 @@ class AdjacencyCache:
         edge_index: Tensor,
         edge_weight: OptTensor,
         normalize: bool,
+        dtype: torch.dtype,
     ) -> tuple[Any, ...]:
         return (weakref.ref(edge_index), self._version(edge_index),
                 None if edge_weight is None else weakref.ref(edge_weight),
-                self._version(edge_weight), normalize)
+                self._version(edge_weight), normalize, dtype)
 
     def _same(self, key: tuple[Any, ...]) -> bool:
         assert self._key is not None
@@ -120,10 +125,11 @@ class AdjacencyCache:
         return AdjacencyCache, ()
 
 
-def fast_path_obstacle(convs: Any, edge_index: Adj,
-                       edge_weight: OptTensor) -> Optional[str]:
+def fast_path_obstacle(convs: Any, edge_index: Adj, edge_weight: OptTensor,
+                       alpha: OptTensor = None) -> Optional[str]:
     r"""Returns why message passing cannot be replaced by a product with one
-    fixed matrix, or :obj:`None` if it can.
+    fixed matrix and fixed layer weights :obj:`alpha`, or :obj:`None` if it
+    can.
     """
     from torch_geometric.nn import LGConv
     if not isinstance(edge_index, Tensor):
@@ -134,6 +140,8 @@ def fast_path_obstacle(convs: Any, edge_index: Adj,
         return "'edge_weight' needs a gradient"
     if is_torch_sparse_tensor(edge_index) and edge_index.requires_grad:
         return "the adjacency needs a gradient"
+    if alpha is not None and alpha.requires_grad:
+        return "'alpha' needs a gradient"
     for conv in convs:
         if type(conv) is not LGConv:
             return f"a layer is a {type(conv).__name__}"

@@ -55,7 +55,8 @@ class BitWidthController(MessagePassing):  # type: ignore[misc]
 
     Raises:
         ValueError: If the bounds are not whole numbers with
-            :math:`0 \le b_{\min} \le b_{\max} \le 8`.
+            :math:`0 \le b_{\min} \le b_{\max} \le 8`, or the degrees not
+            one finite, non-negative number a node.
 
     Example:
         >>> degree = torch.tensor([1.0, 10.0, 100.0])
@@ -88,6 +89,11 @@ class BitWidthController(MessagePassing):  # type: ignore[misc]
         if degree is not None and degree.numel() != num_nodes:
             raise ValueError(f"'degree' needs one entry for each of the "
                              f"{num_nodes} nodes (got {degree.numel()})")
+        if degree is not None and not bool(
+            (degree.isfinite() & (degree >= 0)).all()):
+            raise ValueError(f"'degree' needs to be finite and at least 0 "
+                             f"(got [{float(degree.min())}, "
+                             f"{float(degree.max())}])")
         if num_hops < 0:
             raise ValueError(f"'num_hops' needs to be at least 0 "
                              f"(got {num_hops})")
@@ -101,7 +107,7 @@ class BitWidthController(MessagePassing):  # type: ignore[misc]
                              torch.zeros(num_nodes, dtype=torch.uint8))
         self.register_buffer("is_frozen_flag", torch.tensor(False))
         start = torch.zeros(num_nodes) if degree is None else F.degree_score(
-            degree.detach().float().cpu())
+            degree.detach().float().cpu().flatten())
         self.register_buffer("initial_alpha", start, persistent=False)
         self.reset_parameters()
 
@@ -177,12 +183,16 @@ class BitWidthController(MessagePassing):  # type: ignore[misc]
 
         Raises:
             ValueError: If a width is outside :math:`[b_{\min}, b_{\max}]` or
-                not one is given for each node.
+                not whole, or not one is given for each node.
         """
         bits = self.bit_width if bits is None else bits
         if bits.numel() != self.num_nodes:
             raise ValueError(f"'bits' needs one width for each of the "
                              f"{self.num_nodes} nodes (got {bits.numel()})")
+        parts = bits[bits != bits.round()]
+        if parts.numel() > 0:
+            raise ValueError(f"'bits' needs to hold whole widths "
+                             f"(got {float(parts[0])})")
         if self.num_nodes > 0 and (int(bits.min()) < self.min_bits
                                    or int(bits.max()) > self.max_bits):
             raise ValueError(
@@ -202,8 +212,14 @@ class BitWidthController(MessagePassing):  # type: ignore[misc]
         super()._load_from_state_dict(*args, **kwargs)
         self._frozen = bool(self.is_frozen_flag)
 
+    @property
+    def width_summary(self) -> str:
+        r"""The bounds of the widths and the mean width served, for repr."""
+        bits = self.bit_width
+        mean = "?" if bits.is_meta else f"{float(bits.float().mean()):.2f}"
+        return f"bits={self.min_bits}..{self.max_bits}, avg={mean}"
+
     def __repr__(self) -> str:
         state = ", frozen" if self.is_frozen else ""
         return (f"{self.__class__.__name__}({self.num_nodes}, "
-                f"bits={self.min_bits}..{self.max_bits}, "
-                f"avg={float(self.bit_width.float().mean()):.2f}{state})")
+                f"{self.width_summary}{state})")

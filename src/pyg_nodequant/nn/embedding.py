@@ -107,9 +107,9 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
         self.quantizer = NodeAwareQuantizer(num_embeddings, embedding_dim,
                                             self.controller, range)
         self.quantizer.borrow_controller()
-        if device is not None:
-            self.controller.to(device)
-            self.quantizer.to(device)
+        # The table may have come as `_weight`, from anywhere.
+        self.controller.to(self.weight.device)
+        self.quantizer.to(self.weight.device)
         self.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
             keep_missing_quantizer_state)
 
@@ -132,9 +132,18 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
         result: Tensor = out.view(rows.shape).to(rows.dtype)
         return result
 
+    def latent_rows(self) -> Tensor:
+        r"""The float rows that a lookup of all would quantize:
+        :obj:`weight`, which :obj:`max_norm` renormalises in place.
+        """
+        if self.max_norm is None:
+            return self.weight
+        return super().forward(
+            torch.arange(self.num_embeddings, device=self.weight.device))
+
     def quantized_weight(self) -> Tensor:
         r"""The whole table as it is served, :math:`(N, d)`."""
-        out: Tensor = self.quantizer(self.weight)
+        out: Tensor = self.quantizer(self.latent_rows())
         if self.padding_idx is not None:
             keep = torch.ones(self.num_embeddings, 1, device=out.device)
             keep[self.padding_idx] = 0
@@ -169,7 +178,8 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
 
     def to_embedding(self, quantized: bool = False) -> torch.nn.Embedding:
         r"""Returns a plain float embedding: of the latent table, whose
-        parameter it shares, or, if :obj:`quantized`, of the values served.
+        parameter it shares, or, if :obj:`quantized`, of the values served
+        (to which :obj:`max_norm` has been applied already).
         """
         weight = self.weight.detach()
         if quantized:
@@ -178,8 +188,8 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
             self.train(training)
         out = torch.nn.Embedding(
             self.num_embeddings, self.embedding_dim, self.padding_idx,
-            self.max_norm, self.norm_type, self.scale_grad_by_freq,
-            self.sparse, _weight=weight)
+            None if quantized else self.max_norm, self.norm_type,
+            self.scale_grad_by_freq, self.sparse, _weight=weight)
         if not quantized:
             out.weight = self.weight
         return out.train(self.training)
@@ -187,9 +197,7 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
     @property
     def width_summary(self) -> str:
         r"""The bounds of the widths and the mean width served, for repr."""
-        bits = self.controller
-        return (f"bits={bits.min_bits}..{bits.max_bits}, "
-                f"avg={float(bits.bit_width.float().mean()):.2f}")
+        return self.controller.width_summary
 
     def __repr__(self) -> str:
         return (f"{self.__class__.__name__}({self.num_embeddings}, "

@@ -67,6 +67,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         QuantLightGCN(3, 8, num_layers=2, where=output, bits=1..4, avg=2.00)
     """
 
+    alpha: Tensor
     embedding: NodeAwareQuantEmbedding
 
     def __init__(
@@ -88,13 +89,18 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         quant: Optional[NodeQuantConfig],
         degree: Optional[Tensor],
     ) -> None:
-        self.quant = quant or NodeQuantConfig()
-        #: Turn off to see the float model behind; :obj:`True` by default.
-        self.quantization_enabled = self.quant.recipe != "float"
+        quant = quant or NodeQuantConfig()
+        min_bits, max_bits = quant.width_bounds
         self.embedding = NodeAwareQuantEmbedding.from_embedding(
-            self.embedding, max_bits=self.quant.max_bits,
-            min_bits=self.quant.min_bits, degree=degree,
-            range=self.quant.range)
+            self.embedding, max_bits=max_bits, min_bits=min_bits,
+            degree=degree, range=quant.range)
+        self.quant = quant
+        #: Turn off to see the float model behind; :obj:`True` by default.
+        self.quantization_enabled = quant.recipe != "float"
+        if not self.alpha.is_floating_point():
+            # LightGCN takes over the type of a whole number; weights loaded
+            # into such a buffer would be cut to integers.
+            self.alpha = self.alpha.to(torch.get_default_dtype())
         self.output_quantizer: Optional[NodeAwareQuantizer] = None
         if self.quant.where != "input":
             self.output_quantizer = NodeAwareQuantizer(
@@ -168,11 +174,13 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         elsewhere (the reason is logged once).
         """
         check_edge_weight(edge_index, edge_weight)
-        obstacle = fast_path_obstacle(self.convs, edge_index, edge_weight)
+        obstacle = fast_path_obstacle(self.convs, edge_index, edge_weight,
+                                      self.alpha)
         if obstacle is None:
             normalize = bool(self.convs[0].normalize) if self.convs else True
-            adjacency = self._adjacency.get(edge_index, self.num_nodes,
-                                            edge_weight, normalize)
+            adjacency = self._adjacency.get(
+                edge_index, self.num_nodes, edge_weight, normalize,
+                torch.promote_types(x.dtype, torch.float32))
             return F.propagate(x, adjacency, self.alpha.tolist())
         if obstacle != self._obstacle and not torch.compiler.is_compiling():
             log.info("QuantLightGCN propagates by message passing: %s",
@@ -231,14 +239,18 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             batch_size (int, optional): Source nodes scored at a time.
 
         Raises:
-            ValueError: If :obj:`k` exceeds the number of candidates.
+            ValueError: If :obj:`k` exceeds the number of candidates, or
+                :obj:`batch_size` is below 1.
         """
+        if batch_size < 1:
+            raise ValueError(f"'batch_size' needs to be at least 1 "
+                             f"(got {batch_size})")
         out = self.get_embedding(edge_index, edge_weight)
         device = out.device
-        if src_index is None:
-            src_index = torch.arange(self.num_nodes, device=device)
-        if dst_index is None:
-            dst_index = torch.arange(self.num_nodes, device=device)
+        nodes = torch.arange(self.num_nodes, device=device)
+        # Masks and negative ids select nodes too, as in PyG.
+        src_index = nodes if src_index is None else nodes[src_index]
+        dst_index = nodes if dst_index is None else nodes[dst_index]
         if not 1 <= k <= dst_index.numel():
             raise ValueError(f"'k' needs to be in [1, {dst_index.numel()}], "
                              f"the number of candidates (got {k})")
@@ -313,9 +325,9 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         if type(model) is not LightGCN:
             raise ValueError(f"'model' needs to be exactly a LightGCN "
                              f"(got {type(model).__name__})")
-        model.__class__ = cls
+        cls._add_quantizers(model, quant, degree)
+        model.__class__ = cls  # last: a model that fails stays a LightGCN
         out: QuantLightGCN = model
-        out._add_quantizers(quant, degree)
         return out
 
     def __repr__(self) -> str:

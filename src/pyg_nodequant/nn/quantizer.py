@@ -169,6 +169,8 @@ class NodeAwareQuantizer(torch.nn.Module):
             raise ValueError("a row's scale or offset does not fit a float16 "
                              "(above 65504); rescale the embeddings")
         codes = F.quantize(rows, bits, delta, mu)
+        # A row of width 0 reads as zeros, whatever its range.
+        mu = torch.where(F.column(bits) > 0, mu, torch.zeros_like(mu))
         return RowCodes(codes, bits.to(torch.uint8), step.squeeze(-1),
                         None if self.is_symmetric else mu.squeeze(-1))
 

@@ -82,11 +82,10 @@ class NodeAwareQuantWeight(torch.nn.Module):
 
         Raises:
             ValueError: If :obj:`embedding.sparse`: gradients of the whole
-                table cannot be sparse.
+                table cannot be sparse; or :obj:`embedding.max_norm`: it
+                would renormalise quantized rows.
         """
-        if embedding.sparse:
-            raise ValueError("'sparse' needs to be False for an embedding "
-                             "whose weight is quantized (got True)")
+        cls.check(embedding)
         weight = cls(embedding.num_embeddings, embedding.embedding_dim,
                      embedding.padding_idx, max_bits=max_bits,
                      min_bits=min_bits, range=range)
@@ -95,6 +94,15 @@ class NodeAwareQuantWeight(torch.nn.Module):
         # This class was made by the line above, for this embedding alone.
         type(embedding).reset_parameters = (  # type: ignore[method-assign]
             _reset_parameters)
+
+    @staticmethod
+    def check(embedding: torch.nn.Embedding) -> None:
+        r"""Raises :class:`ValueError` for what :meth:`register_` cannot do."""
+        for name, needed in (("sparse", False), ("max_norm", None)):
+            if getattr(embedding, name) != needed:
+                raise ValueError(f"'{name}' needs to be {needed} for an "
+                                 f"embedding whose weight is quantized "
+                                 f"(got {getattr(embedding, name)})")
 
     @classmethod
     def of(cls, module: torch.nn.Module) -> Optional[NodeAwareQuantWeight]:

@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch_geometric.nn import LGConv
 
 from pyg_nodequant.data import Interactions
 from pyg_nodequant.nn import NodeAwareQuantizer, QuantLightGCN
@@ -39,7 +40,9 @@ def pack_model(
         metadata (dict, optional): Anything that JSON can hold.
 
     Raises:
-        ValueError: If a row does not fit its stored precision.
+        ValueError: If a row does not fit its stored precision, or if, for
+            :obj:`where="input"`, opening the file would not propagate as the
+            model does.
     """
     model = model.eval()
     graph = None
@@ -51,6 +54,7 @@ def pack_model(
         items = FloatTable(rows[interactions.num_users:])
     else:
         if model.quant.where == "input":
+            check_propagation(model)
             quantizer, x = model.embedding.quantizer, model.embedding.weight
             graph = pack_graph(edge_index, interactions.num_users,
                                interactions.num_items, model.num_layers)
@@ -71,15 +75,46 @@ def pack_model(
 def pack_graph(edge_index: Tensor, num_users: int, num_items: int,
                num_layers: int) -> PackedGraph:
     r"""The items of each user, from the graph that a model propagates over:
-    both directions, users before items, sorted and without duplicates.
+    each edge once in both directions, users before items, in any order.
+
+    Raises:
+        ValueError: If the edges are not such a graph.
     """
     source, target = edge_index.cpu()
-    keep = source < num_users
-    degree = torch.bincount(source[keep], minlength=num_users)
+    num_nodes = num_users + num_items
+    forward, back = source < num_users, target < num_users
+    keys = (source * num_nodes + target)[forward].sort().values
+    mirrored = (target * num_nodes + source)[back].sort().values
+    if bool((forward == back).any()) or not torch.equal(keys, mirrored):
+        raise ValueError(f"'edge_index' needs to join users, nodes below "
+                         f"{num_users}, and items in both directions to be "
+                         f"packed (got edges without their opposites, or "
+                         f"between nodes of one kind)")
+    users, nodes = keys // num_nodes, keys % num_nodes
     indptr = torch.zeros(num_users + 1, dtype=torch.long)
-    torch.cumsum(degree, 0, out=indptr[1:])
-    return PackedGraph(indptr.numpy(), (target[keep] - num_users).numpy(),
-                       num_items, num_layers)
+    torch.cumsum(torch.bincount(users, minlength=num_users), 0,
+                 out=indptr[1:])
+    return PackedGraph(indptr.numpy(), (nodes - num_users).numpy(), num_items,
+                       num_layers)
+
+
+def check_propagation(model: QuantLightGCN) -> None:
+    r"""Raises :class:`ValueError` unless a model propagates as
+    :class:`~pyg_nodequant.runtime.PackedGraph` does: the mean over layers of
+    symmetrically normalised sums.
+    """
+    share = torch.full_like(model.alpha, 1 / (model.num_layers + 1))
+    if not torch.allclose(model.alpha, share):
+        raise ValueError(f"'alpha' needs to be 1 / {model.num_layers + 1} for "
+                         f"every layer to pack where='input' "
+                         f"(got {model.alpha.tolist()})")
+    for conv in model.convs:
+        if type(conv) is not LGConv or not conv.normalize or (
+                conv.aggr, conv.flow) != ("add", "source_to_target"):
+            raise ValueError(f"the layers need to be LGConv with their "
+                             f"default arguments to pack where='input' "
+                             f"(got {conv}, normalize="
+                             f"{getattr(conv, 'normalize', None)})")
 
 
 def pack_rows(quantizer: NodeAwareQuantizer, x: Tensor,

@@ -96,6 +96,8 @@ class PlateauSchedule:
         patience (int): Evaluations without improvement that end the
             constant part.
         anneal (float): Length of the fall, in units of the constant part.
+        rewind (bool): Whether the fall goes on from the best model, so that
+            the steps after it do not count.
 
     Example:
         >>> schedule = PlateauSchedule(max_steps=100, patience=1, anneal=0.5)
@@ -107,10 +109,12 @@ class PlateauSchedule:
         (True, 40)
     """
 
-    def __init__(self, max_steps: int, patience: int, anneal: float) -> None:
+    def __init__(self, max_steps: int, patience: int, anneal: float,
+                 rewind: bool = True) -> None:
         self.max_steps = max_steps
         self.patience = patience
         self.anneal = anneal
+        self.rewind = rewind
         self.step = 0
         self.best = -math.inf
         self.best_step = 0
@@ -150,7 +154,7 @@ class PlateauSchedule:
     @property
     def plan(self) -> tuple[int, int]:
         r"""The course that led to the last model: constant steps, and all
-        steps; without those after the best model, which were thrown away.
+        steps; without those that were thrown away.
         """
         constant = self.step if self.constant is None else self.constant
         return constant, constant + self.step - (self.anneal_from or self.step)
@@ -189,7 +193,8 @@ class PlateauSchedule:
         else:
             self.bad += 1
             if self.bad >= self.patience:
-                self.begin_anneal(self.best_step)
+                self.begin_anneal(self.best_step if self.rewind else
+                                  self.step)
 
     def state_dict(self) -> dict[str, Any]:
         r"""Everything but the settings."""

@@ -67,7 +67,8 @@ class Stage(ABC):
     r"""One stage of training: a loss, an optimizer, a schedule."""
 
     name: str
-    #: Whether only models of the learning rate's final fall may be kept.
+    #: Whether only models of the learning rate's final fall may be kept; it
+    #: then goes on from the model as it is, not from the best one yet.
     keep_only_settled = False
 
     def __init__(self, context: TrainingContext, steps_per_epoch: int) -> None:
@@ -99,7 +100,8 @@ class Stage(ABC):
             return PlateauSchedule.replay(*self.context.plans[self.name])
         options = self.config.trainer
         return PlateauSchedule(options.max_epochs * steps_per_epoch,
-                               options.patience, options.anneal)
+                               options.patience, options.anneal,
+                               rewind=not self.keep_only_settled)
 
     def prepare(self) -> None:
         r"""Puts the model into the state this stage trains it in."""

@@ -58,7 +58,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # meta tensors hold nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"'trainer.device' needs to be auto, cpu, or a device of this "
