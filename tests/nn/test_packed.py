@@ -104,6 +104,13 @@ def test_from_quantized(range, padding_idx):
     assert double(index).dtype == torch.float64
 
 
+def test_from_quantized_renormalises_like_a_lookup():
+    emb = NodeAwareQuantEmbedding(9, 5, max_norm=0.5).eval()
+    packed = PackedEmbedding.from_quantized(emb)
+    index = torch.arange(9)
+    assert torch.allclose(packed(index), emb(index), atol=1e-6)
+
+
 def test_from_quantized_of_rows_that_do_not_fit():
     emb = NodeAwareQuantEmbedding(9, 5)
     torch.nn.init.constant_(emb.weight, torch.nan)
@@ -154,6 +161,10 @@ def test_wrong_state_dicts():
     for key, value, message in [
             ("classes", state["classes"][:3], "'codes' cannot be read"),
             ("codes", state["codes"][:-1], "the codes need"),
+            ("scale", state["scale"][:-1], r"'scale' needs one entry for each "
+             r"of the 40 rows, or one for all \(got 39\)"),
+            ("offset", state["scale"][:1], "'offset' needs one entry for "
+             "each of the 40"),
             ("class_ids", state["class_ids"] + 100, "a class beyond")]:
         with pytest.raises(RuntimeError, match=message):
             PackedEmbedding(TABLES[0]).load_state_dict({**state, key: value})

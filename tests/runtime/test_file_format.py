@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from pyg_nodequant.runtime import PackedFileError
+from pyg_nodequant.runtime import PackedFileError, PackedFormatError
 from pyg_nodequant.runtime.file_format import read_container, write_container
 
 ARRAYS = {
@@ -21,20 +21,28 @@ ARRAYS = {
 
 
 def sealed(header, data=b"", length=None, raw=None):
-    # A file with a correct checksum around any header, by the description.
+    # A file with correct checksums around any header, by the description.
+    if raw is None and isinstance(header.get("__metadata__"), dict):
+        sums = []
+        for name, one in header.items():
+            if name != "__metadata__" and isinstance(one, dict):
+                begin, end = (*one["data_offsets"], 0, 0)[:2]
+                sums.append(hashlib.blake2b(data[begin:end],
+                                            digest_size=8).hexdigest())
+        header["__metadata__"].setdefault("sums", "".join(sums))
     text = raw if raw is not None else json.dumps(
         header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     length = len(text) if length is None else length
-    whole = length.to_bytes(8, "little") + text + data
+    head = length.to_bytes(8, "little") + text
     at = 8 + len('{"__metadata__":{"checksum":"')
-    digest = hashlib.blake2b(whole, digest_size=16).hexdigest().encode()
-    return whole[:at] + digest + whole[at + 32:]
+    digest = hashlib.blake2b(head, digest_size=16).hexdigest().encode()
+    return head[:at] + digest + head[at + 32:] + data
 
 
 def header(arrays=None, **changes):
     metadata = {"checksum": "0" * 32, "format": "pyg-nodequant",
-                "version": "1", "kind": "table", **changes}
+                "version": "1.0", "kind": "table", **changes}
     return {"__metadata__": metadata, **(arrays or {})}
 
 
@@ -73,6 +81,7 @@ def test_checksum_is_what_the_description_says(tmp_path):
     assert size % 8 == 0
     content = json.loads(text)
     content["__metadata__"]["checksum"] = "0" * 32
+    del content["__metadata__"]["sums"]
     assert sealed(content, path.read_bytes()[8 + size:]) == path.read_bytes()
 
 
@@ -82,13 +91,39 @@ def test_same_input_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_codes_are_aligned_first(tmp_path):
+def test_arrays_are_aligned_without_padding(tmp_path):
     write_container(tmp_path / "a", "table", {}, ARRAYS)
     size = int.from_bytes((tmp_path / "a").read_bytes()[:8], "little")
     content = json.loads((tmp_path / "a").read_bytes()[8:8 + size])
-    assert content["a.codes"]["data_offsets"][0] == 0
     for name, array in ARRAYS.items():
         assert content[name]["data_offsets"][0] % array.dtype.itemsize == 0
+    total = sum(array.nbytes for array in ARRAYS.values())
+    assert (tmp_path / "a").stat().st_size == 8 + size + total
+
+
+def test_checksums_are_checked_by_array(tmp_path):
+    path = tmp_path / "a.nq"
+    write_container(path, "table", {"t": "x"}, ARRAYS)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PackedFormatError, match="array 'a.codes' does not"):
+        read_container(path, "table")
+    content = read_container(path, "table", verify=False)
+    assert content.arrays["a.codes"][-1] == 15 ^ 1
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_newer_minor_versions_are_read(tmp_path, mmap):
+    path = tmp_path / "a.nq"
+    path.write_bytes(sealed(header({"a": entry(), "new": entry(
+        offsets=(4, 8))}, version="1.7", what="ever"), b"xxxxyyyy"))
+    content = read_container(path, "table", mmap)
+    assert content.take("a", ["U8"], (4, )).tobytes() == b"xxxx"
+    base = content.arrays["a"]
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap) == mmap
 
 
 def test_every_flip_and_every_truncation(tmp_path):
@@ -107,12 +142,12 @@ def test_every_flip_and_every_truncation(tmp_path):
         path.write_bytes(data + more)
         for verify in (True, False):
             with pytest.raises(PackedFileError):
-                read_container(path, "table", verify)
+                read_container(path, "table", verify=verify)
     for length in range(len(data) - 1, -1, -1):
         os.truncate(path, length)
         for verify in (True, False):
             with pytest.raises(PackedFileError, match="bad.nq"):
-                read_container(path, "table", verify)
+                read_container(path, "table", verify=verify)
 
 
 @pytest.mark.parametrize("content,cause", [
@@ -122,8 +157,10 @@ def test_every_flip_and_every_truncation(tmp_path):
     (sealed(header(), length=1 << 21), "its header would have"),
     (sealed(header(), length=3), "its header would have"),
     (sealed(header(format="other")), "not in the format 'pyg-nodequant'"),
-    (sealed(header(version="2")), "format version 2, this program reads "
+    (sealed(header(version="2.0")), "format version 2.0, this program reads "
      "version 1"),
+    (sealed(header({"a": entry()}, sums="00"), b"xxxx"),
+     "'sums' has 2 digits instead of 16"),
     (sealed(header(kind="cake")), "holds a cake, not a table"),
     (sealed(header(), b"x" * 8), "8 bytes of data instead of 0"),
     (sealed(header({"a": entry(shape=(2**62, 2**62))}), b"xxxx"),

@@ -113,8 +113,8 @@ def test_no_candidates():
 
 
 def test_kernels_as_python(monkeypatch):
-    for name in ("dot", "_screen", "_worse", "_sink", "_contains", "_scan",
-                 "_sort", "dot_rows"):
+    for name in ("dot", "_screen", "worse", "sink", "contains", "_scan",
+                 "sort_heaps", "dot_rows"):
         monkeypatch.setattr(topk, name, getattr(topk, name).py_func)
     rng = np.random.default_rng(4)
     rows = rng.integers(-2, 3, size=(20, 6)).astype(np.float32)

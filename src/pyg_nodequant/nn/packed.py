@@ -102,8 +102,8 @@ class PackedEmbedding(torch.nn.Module):
             "classes": np.frombuffer(
                 bytes([len(table.classes) - 1]) + table.classes.to_bytes(),
                 dtype=np.uint8),
-            "scale": arrays["t.scale"],
-            "offset": arrays.get("t.offset"),
+            "scale": _by_row(table, arrays["t.scale"]),
+            "offset": _by_row(table, arrays.get("t.offset")),
             "log_scale": arrays.get("t.log"),
         }
         for name in _STATE:
@@ -133,7 +133,7 @@ class PackedEmbedding(torch.nn.Module):
         Raises:
             ValueError: If a row does not fit its stored precision.
         """
-        out = cls.from_quantizer(embedding.quantizer, embedding.weight,
+        out = cls.from_quantizer(embedding.quantizer, embedding.latent_rows(),
                                  embedding.padding_idx)
         return out.train(embedding.training)
 
@@ -244,14 +244,22 @@ class PackedEmbedding(torch.nn.Module):
     def _derive(self) -> None:
         # What follows from the stored state, in the form a lookup wants.
         device = self.codes.device
+        size = self.num_embeddings
+        if self.scale.numel() not in {1, size}:
+            raise ValueError(f"'scale' needs one entry for each of the "
+                             f"{size} rows, or one for all "
+                             f"(got {self.scale.numel()})")
+        if self.offset is not None and self.offset.numel() != size:
+            raise ValueError(f"'offset' needs one entry for each of the "
+                             f"{size} rows (got {self.offset.numel()})")
         data = self.classes.cpu().numpy().tobytes()
         classes = RowClasses.from_bytes(data[1:], data[0] + 1,
                                         self.embedding_dim)
         if (self.class_ids >= len(classes)).any():
             raise ValueError(f"a row is of a class beyond the "
                              f"{len(classes)} there are")
-        size = torch.from_numpy((classes.bits + 7) // 8).to(device)
-        end = size[self.class_ids.long()].cumsum(0)
+        nbytes = torch.from_numpy((classes.bits + 7) // 8).to(device)
+        end = nbytes[self.class_ids.long()].cumsum(0)
         start = torch.cat([end.new_zeros(1), end])
         if self.codes.numel() != int(start[-1]) + _SPARE:
             raise ValueError(f"the codes need {int(start[-1]) + _SPARE} bytes "
@@ -320,6 +328,15 @@ class PackedEmbedding(torch.nn.Module):
     def __repr__(self) -> str:
         return (f"{self.__class__.__name__}({self.num_embeddings}, "
                 f"{self.embedding_dim}, {self.width_summary})")
+
+
+def _by_row(table: PackedTable, stored: Any) -> Any:
+    # Numbers that the table holds in the order of its storage.
+    if stored is None or len(stored) != len(table):  # absent or shared
+        return stored
+    out = np.empty_like(stored)
+    out[table.order] = stored
+    return out
 
 
 def _row_strings(table: PackedTable, batch_size: int = 65536) -> Any:

@@ -9,6 +9,7 @@ under concurrent callers, such as the threads of a web server.
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, TypeVar, cast
 
@@ -77,10 +78,29 @@ def run_ranges(
         for start in starts:
             work(start, min(start + step, total))
         return
-    with ThreadPoolExecutor(workers) as pool:
-        tasks = [
-            pool.submit(work, start, min(start + step, total))
-            for start in starts
-        ]
-        for task in tasks:
-            task.result()
+    tasks = [_pool(workers).submit(work, start, min(start + step, total))
+             for start in starts]
+    for task in tasks:
+        task.result()
+
+
+# Threads are started once: a query can be shorter than starting them. They do
+# not outlive a fork, so a child begins with none.
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+_POOLS_LOCK = threading.Lock()
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    with _POOLS_LOCK:
+        if workers not in _POOLS:
+            _POOLS[workers] = ThreadPoolExecutor(workers, "nodequant")
+        return _POOLS[workers]
+
+
+def _forget_pools() -> None:
+    global _POOLS, _POOLS_LOCK
+    _POOLS, _POOLS_LOCK = {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)

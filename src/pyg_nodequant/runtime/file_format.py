@@ -1,61 +1,7 @@
-r"""The packed file: a safetensors container with a checksum over every byte.
+r"""The packed file: a safetensors container with checksums over every byte.
 
-Any safetensors reader opens it. All numbers are little-endian.
-
-**Container.** Eight bytes give the length :math:`h` of the header, an unsigned
-64-bit integer. The header is JSON in UTF-8, filled up with spaces so that
-:math:`8 + h` is a multiple of 8, and begins with exactly ::
-
-    {"__metadata__":{"checksum":"
-
-followed by 32 lower-case hexadecimal digits: the BLAKE2b digest (16 bytes) of
-the whole file with these 32 digits set to ``0``. The metadata goes on with
-``"format":"pyg-nodequant"``, ``"version":"1"``, ``"kind"`` and the fields
-below; then come the arrays as safetensors describes them (``dtype``,
-``shape``, ``data_offsets``), lying one after the other without gaps from byte
-:math:`8 + h` to the end of the file.
-
-**Tables.** A file of kind ``table`` holds one table under the prefix ``t``; a
-file of kind ``recommender`` holds ``u`` (users) and ``i`` (items). The field
-of a table, such as ``"u":"packed 943 64 8"``, gives its form, its rows
-:math:`n`, its dimensions :math:`d` and its classes :math:`C`.
-
-A ``float`` table is the array ``u.rows`` (F32, :math:`[n, d]`). A ``packed``
-table is
-
-- ``u.classes`` (U8): the class table, see
-  :meth:`~pyg_nodequant.runtime.row_classes.RowClasses.to_bytes`;
-- ``u.class`` (U8): the class of each row, absent if :math:`C = 1`; in 4 bits
-  if :math:`C \le 16` (row 0 in the low half of byte 0, row 1 in its high
-  half), else in 8 bits;
-- ``u.scale``: the scale of each row, F16 or F32 (of length 1 where all rows
-  share it), or U8 with the F32 pair ``u.log`` = :math:`(l, h)`: code 0 is
-  scale 0 and code :math:`c` is :math:`2^{l + (c - 1) h}`;
-- ``u.offset`` (F16 or F32): the offset of each row; absent if all are 0;
-- ``u.codes`` (U8): the codes, one block a class, in the order of the classes.
-
-Dimension :math:`k` of a row of class :math:`c` reads :math:`x_k = r (m_{ck} +
-a_{ck} v_k) + o n_{ck}`. The codes :math:`v_0, v_1, \ldots` of the row form a
-string of :math:`T_c = \sum_k b_{ck}` bits: the :math:`b_{ck}` bits of
-dimension :math:`k`, lowest first, follow those of dimension :math:`k - 1`.
-The string fills :math:`\lceil T_c / 8 \rceil` bytes from the lowest bit of
-byte 0 on; bits left over are 0. These bytes are cut into words: 64-bit words
-while eight bytes are left, then at most one word each of 32, 16 and 8 bits.
-
-The block of a class holds its rows by ascending number, word by word: the
-first words of all rows, then all second words, and so on. Each block begins at
-a multiple of 8 bytes from the start of the file and is filled up with zero
-bytes to the next; a class without rows or with :math:`T_c = 0` takes no bytes.
-
-**Graph.** A recommender whose rows are to be propagated has the field
-``layers`` and the arrays ``g.degree`` (items of each user) and ``g.item``
-(their rows, user by user, ascending), both in the smallest unsigned type.
-
-**Catalogue.** Absent in bare files. ``c.user`` and ``c.item`` hold the
-original ids: integers in the smallest signed type, or U8 with the UTF-8 bytes
-of all strings, whose lengths in bytes are ``c.user.size``. ``c.title`` and
-``c.title.size`` hold item titles, ``c.seen.degree`` and ``c.seen.item`` the
-items that users have seen (as in the graph), ``c.metadata`` (U8) free JSON.
+Any safetensors reader opens it. ``docs/format.md`` in the repository
+specifies it byte by byte.
 """
 
 from __future__ import annotations
@@ -75,12 +21,15 @@ from pyg_nodequant.runtime.atomic import PathLike, write_atomic
 Array = np.ndarray[Any, Any]
 
 FORMAT = "pyg-nodequant"
-VERSION = 1
+#: Files of another major version are refused; what a newer minor version adds
+#: is ignored.
+VERSION = "1.0"
 
 _START = b'{"__metadata__":{"checksum":"'
 _DIGITS = 32
 _CHECKSUM_AT = 8 + len(_START)
 _HASHED_PREFIX = _CHECKSUM_AT + _DIGITS
+_SUM_DIGITS = 16
 _MAX_HEADER = 1 << 20
 
 _DTYPES = {
@@ -92,6 +41,10 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 class PackedFileError(ValueError):
     r"""A packed file cannot be read or written; says which and why."""
+
+
+class PackedFormatError(PackedFileError):
+    r"""A file is not a valid packed file; names the part that is wrong."""
 
 
 class Container:
@@ -114,9 +67,9 @@ class Container:
         self.arrays = dict(arrays)
 
     def fail(self, cause: str) -> NoReturn:
-        r"""Raises the :class:`PackedFileError` of this file."""
-        raise PackedFileError(f"'{self.path}' is not a valid packed file: "
-                              f"{cause}")
+        r"""Raises the :class:`PackedFormatError` of this file."""
+        raise PackedFormatError(f"'{self.path}' is not a valid packed file: "
+                                f"{cause}")
 
     def field(self, name: str) -> str:
         r"""Returns a metadata string that has to be there."""
@@ -165,8 +118,8 @@ def encode_container(
 ) -> tuple[bytes, list[Array]]:
     r"""Lays a packed file out.
 
-    Arrays are ordered by the alignment they need: the codes first, then by
-    the size of a number. The same input gives the same bytes.
+    Arrays lie in the order of the alignment they need, so that nothing has to
+    be filled up. The same input gives the same bytes.
 
     Args:
         kind (str): What the file holds.
@@ -174,30 +127,40 @@ def encode_container(
         arrays (dict): Its arrays.
 
     Returns:
-        The bytes before the data, with checksum 0, and the arrays in order.
+        The bytes before the data and the arrays in order.
     """
+    ordered = sorted(arrays.items(), key=lambda pair: -pair[1].dtype.itemsize)
+    blocks = [np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+              for _, array in ordered]
     metadata = {
-        "checksum": "0" * _DIGITS, "format": FORMAT, "version": str(VERSION),
-        "kind": kind, **fields,
+        "checksum": "0" * _DIGITS, "format": FORMAT, "version": VERSION,
+        "kind": kind, **fields, "sums": "".join(map(_array_sum, blocks)),
     }  # yapf: disable
     header: dict[str, Any] = {"__metadata__": metadata}
-    ordered = sorted(
-        arrays.items(), key=lambda pair: (not pair[0].endswith("codes"),
-                                          -pair[1].dtype.itemsize))
-    position, blocks = 0, []
-    for name, array in ordered:
-        little = array.dtype.newbyteorder("<")
-        block = np.ascontiguousarray(array, dtype=little)
+    position = 0
+    for (name, _), block in zip(ordered, blocks, strict=True):
         header[name] = {
-            "dtype": _NAMES[little],
+            "dtype": _NAMES[block.dtype],
             "shape": list(block.shape),
             "data_offsets": [position, position + block.nbytes],
         }
         position += block.nbytes
-        blocks.append(block)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, blocks
+    head = len(text).to_bytes(8, "little") + text
+    return (head[:_CHECKSUM_AT] + _header_sum(head) + head[_HASHED_PREFIX:],
+            blocks)
+
+
+def _array_sum(block: Array) -> str:
+    data = block.reshape(-1).view(np.uint8).data
+    return hashlib.blake2b(data, digest_size=_SUM_DIGITS // 2).hexdigest()
+
+
+def _header_sum(head: bytes) -> bytes:
+    zeroed = head[:_CHECKSUM_AT] + b"0" * _DIGITS + head[_HASHED_PREFIX:]
+    digest = hashlib.blake2b(zeroed, digest_size=_DIGITS // 2)
+    return digest.hexdigest().encode()
 
 
 def write_container(
@@ -218,13 +181,9 @@ def write_container(
         PackedFileError: If the file cannot be written.
     """
     head, blocks = encode_container(kind, fields, arrays)
-    views = [block.reshape(-1).view(np.uint8).data for block in blocks]
-    chunks: list[Any] = [head, *views]
-    digest = hashlib.blake2b(digest_size=_DIGITS // 2)
-    for chunk in chunks:
-        digest.update(chunk)
-    chunks[0] = (head[:_CHECKSUM_AT] + digest.hexdigest().encode()
-                 + head[_HASHED_PREFIX:])
+    chunks: list[Any] = [
+        head, *(block.reshape(-1).view(np.uint8).data for block in blocks)
+    ]
     try:
         write_atomic(path, chunks)
     except OSError as error:
@@ -235,35 +194,54 @@ def write_container(
 def read_container(
     path: PathLike,
     kind: str,
+    mmap: bool = True,
     verify: bool = True,
 ) -> Container:
-    r"""Reads and checks a packed file.
+    r"""Opens and checks a packed file.
 
     Args:
         path (str or PathLike): The file to read.
         kind (str): What the file has to hold.
-        verify (bool): Whether the checksum is checked as well as the layout.
+        mmap (bool): Whether its arrays are mapped instead of read.
+        verify (bool): Whether the checksums of its arrays are checked as well
+            as its header and its layout.
 
     Raises:
-        PackedFileError: If the file is missing, truncated, changed, foreign,
-            of another kind or of a newer version.
+        PackedFileError: If the file is missing or cannot be read.
+        PackedFormatError: If it is truncated, changed, foreign, of another
+            kind or of a newer major version.
     """
     opened = Container(path, {}, {})
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            header = _read_header(opened, file.read(_HASHED_PREFIX), size)
-            file.seek(0)
-            data = np.fromfile(file, dtype=np.uint8)
+            start = file.read(_HASHED_PREFIX)
+            length = 8 + _read_header(opened, start, size)
+            head = start + file.read(length - len(start))
+            data: Array = (
+                np.memmap(file, np.uint8, "r")[length:].view(np.ndarray)
+                if mmap else np.fromfile(file, np.uint8))
     except OSError as error:
         raise PackedFileError(f"'{path}' cannot be read: "
                               f"{error.strerror or error}") from error
-    if len(data) != size:
+    if len(head) != length or len(data) != size - length:
         opened.fail("it changed while it was read")
     data.setflags(write=False)
+    content = _read_content(opened, head)
+    if opened.fields.get("kind") != kind:
+        opened.fail(f"it holds a {opened.fields.get('kind')}, not a {kind}")
+    _read_arrays(opened, content, data)
+    if verify:
+        _check_sums(opened, content)
+    return opened
+
+
+def _read_content(opened: Container, head: bytes) -> dict[str, Any]:
+    if head[_CHECKSUM_AT:_HASHED_PREFIX] != _header_sum(head):
+        opened.fail("the checksum of its header does not match, it is changed")
     try:
-        content = json.loads(bytes(data[8:8 + header]).decode(),
-                             object_pairs_hook=_unique)
+        content: dict[str, Any] = json.loads(head[8:].decode(),
+                                             object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         opened.fail("its header is damaged")
     fields = content.pop("__metadata__", None)
@@ -273,16 +251,12 @@ def read_container(
     opened.fields = fields
     if fields.get("format") != FORMAT:
         opened.fail(f"it is not in the format '{FORMAT}'")
-    version = fields.get("version")
-    if version != str(VERSION):
-        opened.fail(f"it has format version {version}, this program reads "
-                    f"version {VERSION}: a newer release may read it")
-    if verify:
-        _check_sum(opened, data)
-    if fields.get("kind") != kind:
-        opened.fail(f"it holds a {fields.get('kind')}, not a {kind}")
-    _read_arrays(opened, content, data[8 + header:])
-    return opened
+    version = fields.get("version", "")
+    if version.split(".")[0] != VERSION.split(".")[0]:
+        opened.fail(f"it has format version {version or 'none'}, this program "
+                    f"reads version {VERSION.split('.')[0]}: another release "
+                    f"may read it")
+    return content
 
 
 def _read_header(opened: Container, start: bytes, size: int) -> int:
@@ -292,7 +266,8 @@ def _read_header(opened: Container, start: bytes, size: int) -> int:
     if start[8:_CHECKSUM_AT] != _START:
         opened.fail(f"it does not begin like a file of {FORMAT}")
     header = int.from_bytes(start[:8], "little")
-    if header % 8 or header > min(size - 8, _MAX_HEADER):
+    if header % 8 or not (_HASHED_PREFIX - 8 <= header <= min(
+            size - 8, _MAX_HEADER)):
         opened.fail(f"its header would have {header} bytes, it is truncated "
                     f"or damaged")
     return header
@@ -305,14 +280,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_sum(opened: Container, data: Array) -> None:
-    digest = hashlib.blake2b(digest_size=_DIGITS // 2)
-    digest.update(data[:_CHECKSUM_AT].data)
-    digest.update(b"0" * _DIGITS)
-    digest.update(data[_HASHED_PREFIX:].data)
-    stored = bytes(data[_CHECKSUM_AT:_HASHED_PREFIX])
-    if stored != digest.hexdigest().encode():
-        opened.fail("its checksum does not match, it is truncated or changed")
+def _check_sums(opened: Container, content: Mapping[str, Any]) -> None:
+    names = list(content)
+    sums = opened.field("sums")
+    if len(sums) != _SUM_DIGITS * len(names):
+        opened.fail(f"its field 'sums' has {len(sums)} digits instead of "
+                    f"{_SUM_DIGITS * len(names)}")
+    for place, name in enumerate(names):
+        begin = _SUM_DIGITS * place
+        array = opened.arrays[name]
+        found = _array_sum(array.astype(array.dtype.newbyteorder("<"),
+                                        copy=False))
+        if found != sums[begin:begin + _SUM_DIGITS]:
+            opened.fail(f"the checksum of the array '{name}' does not match, "
+                        f"it is changed")
 
 
 def _read_arrays(

@@ -92,13 +92,15 @@ class FloatTable(RowTable):
         write_container(path, "table", {"t": field}, arrays)
 
     @classmethod
-    def open(cls, path: PathLike, verify: bool = True) -> FloatTable:
-        r"""Reads a table that :meth:`save` wrote.
+    def open(cls, path: PathLike, mmap: bool = True,
+             verify: bool = True) -> FloatTable:
+        r"""Opens a table that :meth:`save` wrote, like
+        :meth:`PackedTable.open`.
 
         Raises:
             PackedFileError: If the file is not one.
         """
-        return cls.decode(read_container(path, "table", verify), "t")
+        return cls.decode(read_container(path, "table", mmap, verify), "t")
 
     def encode(self, prefix: str) -> tuple[str, dict[str, Array]]:
         r"""Returns the header field and the arrays that hold the table."""

@@ -168,7 +168,7 @@ class PackedRecommender:
         rows = self.served_users.check_ids(user_rows, "user_rows")
         if exclude is not None:
             exclude = check_csr("exclude", exclude, len(rows), self.num_items)
-        candidates = self.served_items.candidates(allow)
+        allowed = self.served_items.check_allow(allow)
         scores = np.empty((len(rows), k))
         items = np.empty((len(rows), k), dtype=np.int64)
         step = max(1, _BATCH_NUMBERS // self.dim)
@@ -177,9 +177,8 @@ class PackedRecommender:
             masked = exclude
             if exclude is not None and len(rows) > step:
                 masked = take_rows(exclude, np.arange(len(rows))[part])
-            scores[part], items[part] = top_rows(
-                self.served_items.read, candidates,
-                self.served_users.dequantize(rows[part]), k, masked)
+            scores[part], items[part] = self.served_items.search(
+                self.served_users.dequantize(rows[part]), k, masked, allowed)
         return scores, items
 
     def recommend(
@@ -374,19 +373,22 @@ class PackedRecommender:
         return fields, arrays
 
     @classmethod
-    def open(cls, path: PathLike, verify: bool = True) -> PackedRecommender:
-        r"""Reads a packed file.
+    def open(cls, path: PathLike, mmap: bool = True,
+             verify: bool = True) -> PackedRecommender:
+        r"""Opens a packed file.
 
         Args:
             path (str or PathLike): The file.
-            verify (bool): Whether to check its checksum; its layout is
-                checked in any case.
+            mmap (bool): Whether to map it instead of reading it, as in
+                :meth:`PackedTable.open`.
+            verify (bool): Whether to check the checksums of its arrays; the
+                header and the layout are checked in any case.
 
         Raises:
             PackedFileError: If the file is missing, truncated, changed,
                 foreign or of a newer version.
         """
-        content = read_container(path, _KIND, verify)
+        content = read_container(path, _KIND, mmap, verify)
         users = _decode_table(content, "u")
         items = _decode_table(content, "i")
         graph = catalogue = None

@@ -134,6 +134,13 @@ class RowClasses:
         return np.asarray(self.widths.astype(np.int64).sum(axis=1))
 
     @property
+    def largest(self) -> float:
+        r"""The largest :math:`|m_{ck} + a_{ck} v|` of any code :math:`v`."""
+        low = self.offsets.astype(np.float64)
+        high = low + self.steps.astype(np.float64) * num_levels(self.widths)
+        return float(np.maximum(np.abs(low), np.abs(high)).max())
+
+    @property
     def is_node_only(self) -> bool:
         r"""Whether each class has one width in all dimensions."""
         return bool((self.widths == self.widths[:, :1]).all())

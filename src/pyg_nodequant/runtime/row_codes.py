@@ -153,19 +153,6 @@ def string_bytes(bits: Union[int, Array]) -> Any:
     return (bits + 7) // 8
 
 
-def column_sizes(num_bytes: int) -> list[int]:
-    r"""Returns the sizes in bytes of the columns that strings of
-    :obj:`num_bytes` bytes are stored in: 64-bit words first, then at most one
-    column each of 32, 16 and 8 bits.
-
-    Example:
-        >>> column_sizes(23)
-        [8, 8, 4, 2, 1]
-    """
-    tail = [size for size in (4, 2, 1) if num_bytes & size]
-    return [8] * (num_bytes // 8) + tail
-
-
 def bit_starts(widths: ArrayLike) -> Array:
     r"""Returns the bit of the string at which each dimension starts.
 
@@ -206,7 +193,35 @@ def _unpack(strings: Array, starts: Array, widths: Array, out: Array) -> None:
 
 
 @jit
-def _decode(
+def decode_row(
+    string: Array,
+    starts: Array,
+    widths: Array,
+    steps: Array,
+    offsets: Array,
+    uses_offset: Array,
+    scale: float,
+    row_offset: float,
+    out: Array,
+) -> None:
+    r"""The numbers of one row, :math:`x_k = r (m_k + a_k v_k) + o n_k`, in
+    :obj:`float64` and rounded to :obj:`float32` once. The string carries a
+    spare zero byte.
+    """
+    for k in range(len(out)):
+        first = starts[k] >> 3
+        pair = (np.uint32(string[first])
+                | np.uint32(string[first + 1]) << np.uint32(8))
+        mask = (np.uint32(1) << np.uint32(widths[k])) - np.uint32(1)
+        v = np.float64((pair >> np.uint32(starts[k] & 7)) & mask)
+        x = scale * (np.float64(offsets[k]) + np.float64(steps[k]) * v)
+        if uses_offset[k]:
+            x += row_offset
+        out[k] = np.float32(x)
+
+
+@jit
+def decode_rows(
     strings: Array,
     starts: Array,
     widths: Array,
@@ -217,18 +232,10 @@ def _decode(
     row_offset: Array,
     out: Array,
 ) -> None:
-    # x = r (m + a v) + o n in float64, rounded to float32 once.
-    for i in range(out.shape[0]):
-        for k in range(out.shape[1]):
-            first = starts[k] >> 3
-            pair = (np.uint32(strings[i, first])
-                    | np.uint32(strings[i, first + 1]) << np.uint32(8))
-            mask = (np.uint32(1) << np.uint32(widths[k])) - np.uint32(1)
-            v = np.float64((pair >> np.uint32(starts[k] & 7)) & mask)
-            x = scale[i] * (offsets[k] + steps[k] * v)
-            if uses_offset[k]:
-                x += row_offset[i]
-            out[i, k] = np.float32(x)
+    r"""The numbers of rows of one class, see :meth:`decode_row`."""
+    for i in range(len(out)):
+        decode_row(strings[i], starts, widths, steps, offsets, uses_offset,
+                   scale[i], row_offset[i], out[i])
 
 
 def pack_codes(codes: ArrayLike, widths: ArrayLike) -> Array:

@@ -2,7 +2,7 @@ r"""The scales of a packed table: one a row, in their stored precision."""
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +24,9 @@ class RowScales:
 
     with :math:`l, h` shared by the table; scales need to be at least 0 then.
 
+    They are stored in the order of the rows' positions
+    (:class:`~pyg_nodequant.runtime.layout.RowLayout`).
+
     Args:
         data (array): The stored scales, of shape :obj:`[n]` or, shared,
             :obj:`[1]`.
@@ -32,10 +35,11 @@ class RowScales:
     """
 
     def __init__(self, data: Array, size: int,
-                 log: Union[Array, None] = None) -> None:
+                 log: Optional[Array] = None) -> None:
         self.data = data
         self.size = size
         self.log = log
+        self._scanned: Optional[Array] = None
         self._values = data
         if log is not None:
             power = float(log[0]) + np.arange(255) * float(log[1])
@@ -113,3 +117,40 @@ class RowScales:
     def values(self) -> Array:
         r"""All scales as :obj:`float32`, of shape :obj:`[n]`."""
         return self[:]
+
+    @property
+    def scanned(self) -> Array:
+        r"""All scales in the form that kernels read without another look: the
+        bits of halves as they are stored, else :obj:`float32`.
+        """
+        if self.data.dtype == np.float16:
+            return self.data.view(np.uint16)
+        if self.log is None:
+            return self.data
+        if self._scanned is None:
+            self._scanned = self.values
+            self._scanned.setflags(write=False)
+        return self._scanned
+
+    @property
+    def bound(self) -> float:
+        r"""A bound of their magnitudes that takes no look at them all."""
+        if self.log is not None:
+            return float(self._values.max())
+        return float(np.finfo(self.data.dtype).max)
+
+    @property
+    def largest(self) -> float:
+        r"""The largest magnitude of a scale, 0 if there is none."""
+        if not len(self.data):
+            return 0.0
+        if self.data.dtype == np.float16:  # bits of halves ascend with size
+            top = (self.data.view(np.uint16) & np.uint16(0x7FFF)).max()
+            return float(top.view(np.float16))
+        return float(np.abs(self.scanned).max())
+
+    @property
+    def resident_bytes(self) -> int:
+        r"""The bytes held in memory."""
+        made = 0 if self._scanned is None else self._scanned.nbytes
+        return self.data.nbytes + made

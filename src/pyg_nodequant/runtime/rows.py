@@ -108,14 +108,26 @@ class RowTable(ABC):
                              "or undefined value)")
         if exclude is not None:
             exclude = check_csr("exclude", exclude, len(array), len(self))
-        scores, ids = top_rows(self.read, self.candidates(allow), array, k,
-                               exclude)
+        scores, ids = self.search(array, k, exclude, self.check_allow(allow))
         return (scores[0], ids[0]) if single else (scores, ids)
 
-    def candidates(self, allow: Optional[ArrayLike] = None) -> Array:
-        r"""Returns the distinct row numbers of :obj:`allow`, or all, in the
-        order of storage.
-        """
+    def check_allow(self, allow: Optional[ArrayLike]) -> Optional[Array]:
+        r"""Returns the distinct row numbers of :obj:`allow`, ascending."""
         if allow is None:
-            return self.reading_order()
-        return self.reading_order(np.unique(self.check_ids(allow, "allow")))
+            return None
+        return np.unique(self.check_ids(allow, "allow"))
+
+    def search(
+        self,
+        queries: Array,
+        k: int,
+        exclude: Optional[CSR] = None,
+        allowed: Optional[Array] = None,
+    ) -> tuple[Array, Array]:
+        r"""Returns the answer of :meth:`topk` to arguments that are known to
+        be valid: finite queries :obj:`[B, dim]`, :obj:`exclude` checked by
+        :func:`~pyg_nodequant.runtime.csr.check_csr` and distinct
+        :obj:`allowed` rows.
+        """
+        return top_rows(self.read, self.reading_order(allowed), queries, k,
+                        exclude)

@@ -8,25 +8,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyg_nodequant.runtime.atomic import PathLike
-from pyg_nodequant.runtime.csr import check_range, integers
+from pyg_nodequant.runtime.blocks import gather_strings, to_blocks
+from pyg_nodequant.runtime.csr import CSR, check_range, integers
 from pyg_nodequant.runtime.file_format import (
     Container,
     read_container,
     write_container,
 )
-from pyg_nodequant.runtime.row_classes import (
-    MAX_CLASSES,
-    RowClasses,
-    pack_nibbles,
-    unpack_nibbles,
-)
+from pyg_nodequant.runtime.layout import NIBBLE_CLASSES, RowLayout
+from pyg_nodequant.runtime.row_classes import MAX_CLASSES, RowClasses
 from pyg_nodequant.runtime.row_codes import (
     MAX_BITS,
     MAX_DIM,
     Array,
-    _decode,
     bit_starts,
-    column_sizes,
+    decode_rows,
     gaussian_span,
     num_levels,
     pack_codes,
@@ -37,8 +33,9 @@ from pyg_nodequant.runtime.row_codes import (
 )
 from pyg_nodequant.runtime.row_scales import RowScales
 from pyg_nodequant.runtime.rows import RowTable
+from pyg_nodequant.runtime.search import Searcher, check_engine, search_table
 
-_NIBBLE_CLASSES = 16
+MAX_ROWS = 1 << 31
 
 
 class PackedTable(RowTable):
@@ -62,27 +59,21 @@ class PackedTable(RowTable):
     def __init__(
         self,
         classes: RowClasses,
-        class_ids: Array,
+        layout: RowLayout,
         codes: Array,
         scales: RowScales,
         offsets: Optional[RowScales] = None,
     ) -> None:
-        # `codes` are the blocks as a file holds them.
+        # `codes`, `scales` and `offsets` are as a file holds them.
+        _check_finite(classes, scales, offsets)
         self.classes = classes
-        self.class_ids = class_ids
         self.dim = classes.dim
+        self._layout = layout
         self._codes = codes
         self._scales = scales
         self._offsets = offsets
-        counts = np.bincount(class_ids, minlength=len(classes))
-        self._counts = counts
-        self._blocks = _block_starts(classes, counts)
-        # Rows by class, and where a row lies in the block of its class.
-        self._order = np.argsort(class_ids, kind="stable").astype(np.uint32)
-        first = np.cumsum(counts) - counts
-        self._place = np.empty(len(class_ids), dtype=np.uint32)
-        self._place[self._order] = (np.arange(len(class_ids)) -
-                                    np.repeat(first, counts))
+        self._engine: Optional[str] = None
+        self._made_searcher: Optional[Searcher] = None
 
     @classmethod
     def from_codes(
@@ -162,21 +153,24 @@ class PackedTable(RowTable):
         ids = integers("class_ids", class_ids)
         _check_length("class_ids", ids, len(codes))
         check_range("class_ids", ids, len(classes))
-        ids = ids.astype(np.uint8)
+        layout = RowLayout.of(classes, ids.astype(np.uint8))
+        order = layout.order
         # Rows need some bytes each, or a small file could announce anything.
         share = len(classes) > 1 or int(classes.bits[0]) > 0
         _check_length("scale", scale, len(codes))
-        scales = RowScales.store(scale, scale_dtype, share=share)
+        scales = RowScales.store(np.asarray(scale)[order], scale_dtype,
+                                 share=share)
         offsets = None
         if offset is not None:
             _check_length("offset", offset, len(codes))
             offsets = RowScales.store(
-                offset, "float32" if scale_dtype == "log8" else scale_dtype,
+                np.asarray(offset)[order],
+                "float32" if scale_dtype == "log8" else scale_dtype,
                 "offset", share=False)
             if not offsets.data.any():
                 offsets = None
-        return cls(classes, ids, _pack_blocks(codes, ids, classes), scales,
-                   offsets)
+        return cls(classes, layout, _pack_blocks(codes, layout, classes),
+                   scales, offsets)
 
     @classmethod
     def from_float(
@@ -239,23 +233,21 @@ class PackedTable(RowTable):
                               centered=centered, scale_dtype=scale_dtype)
 
     def __len__(self) -> int:
-        return len(self.class_ids)
+        return self._layout.size
 
     def read(self, ids: Array) -> Array:  # noqa: D102 (documented by RowTable)
         out = np.empty((len(ids), self.dim))
+        classes, positions = self.classes, self._layout.positions(ids)
         for number, rows in self._by_class(ids):
-            classes = self.classes
-            widths = classes.widths[number].astype(np.int64)
+            widths = classes.widths[number]
             part = np.empty((len(rows), self.dim))
-            chosen = ids[rows]
+            chosen = positions[rows]
             offsets = (np.zeros(len(rows)) if self._offsets is None else
                        self._offsets[chosen].astype(np.float64))
-            _decode(pad_strings(self._strings(number, chosen)),
-                    bit_starts(widths), widths,
-                    classes.steps[number].astype(np.float64),
-                    classes.offsets[number].astype(np.float64),
-                    classes.uses_offset[number],
-                    self._scales[chosen].astype(np.float64), offsets, part)
+            decode_rows(pad_strings(self._strings(number, chosen)),
+                        bit_starts(widths), widths, classes.steps[number],
+                        classes.offsets[number], classes.uses_offset[number],
+                        self._scales[chosen].astype(np.float64), offsets, part)
             out[rows] = part
         return out
 
@@ -265,8 +257,9 @@ class PackedTable(RowTable):
         """
         ids = np.arange(len(self)) if ids is None else self.check_ids(ids)
         out = np.empty((len(ids), self.dim), dtype=np.uint8)
+        positions = self._layout.positions(ids)
         for number, rows in self._by_class(ids):
-            out[rows] = unpack_codes(self._strings(number, ids[rows]),
+            out[rows] = unpack_codes(self._strings(number, positions[rows]),
                                      self.classes.widths[number])
         return out
 
@@ -275,29 +268,75 @@ class PackedTable(RowTable):
         ids: Optional[Array] = None,
     ) -> Array:
         if ids is None:
-            return self._order.astype(np.int64)
-        return ids[np.argsort(self.class_ids[ids], kind="stable")]
+            return self._layout.order.astype(np.int64)
+        return ids[np.argsort(self._layout.positions(ids))]
+
+    def search(  # noqa: D102
+        self,
+        queries: Array,
+        k: int,
+        exclude: Optional[CSR] = None,
+        allowed: Optional[Array] = None,
+    ) -> tuple[Array, Array]:
+        return search_table(self._searcher, queries, k, exclude, allowed,
+                            lambda: self.reading_order(allowed))
+
+    @property
+    def _searcher(self) -> Searcher:
+        if self._made_searcher is None:
+            self._made_searcher = Searcher(self.classes, self._layout,
+                                           self._codes, self._scales,
+                                           self._offsets, self.read)
+            if self._engine is not None:
+                self._made_searcher.engine = self._engine
+        return self._made_searcher
+
+    @property
+    def engine(self) -> str:
+        r"""What scans the codes: :obj:`"shuffle"` (tables in vector
+        registers), :obj:`"lookup"` (the same without vector instructions) or
+        :obj:`"numpy"`. The answers are the same. May be set;
+        :obj:`NODEQUANT_ENGINE` sets it for all tables.
+
+        Raises:
+            ValueError: If it is set to what this processor does not have.
+        """
+        return self._searcher.engine
+
+    @engine.setter
+    def engine(self, name: str) -> None:
+        self._engine = check_engine(name)
+        self._searcher.engine = name
 
     def _by_class(self, ids: Array) -> list[tuple[int, Array]]:
         # The classes among some rows, each with its positions in `ids`.
-        classes = self.class_ids[ids]
+        classes = self._layout.classes_of(ids)
         order = np.argsort(classes, kind="stable")
         numbers, starts = np.unique(classes[order], return_index=True)
         parts = np.split(order, starts[1:])
         return list(zip(numbers.tolist(), parts, strict=False))
 
-    def _strings(self, number: int, ids: Array) -> Array:
-        # Gathers the bytes of rows of one class from its columns.
-        count = int(self._counts[number])
-        size = int(string_bytes(int(self.classes.bits[number])))
-        place = self._place[ids]
-        out = np.empty((len(ids), size), dtype=np.uint8)
-        start, byte = int(self._blocks[number]), 0
-        for width in column_sizes(size):
-            column = self._codes[start:start + count * width]
-            out[:, byte:byte + width] = column.reshape(count, width)[place]
-            start, byte = start + count * width, byte + width
+    def _strings(self, number: int, positions: Array) -> Array:
+        # Gathers the bit strings of rows of one class.
+        layout = self._layout
+        out = np.empty((len(positions), int(layout.sizes[number])),
+                       dtype=np.uint8)
+        gather_strings(self._codes, int(layout.starts[number]),
+                       int(layout.counts[number]),
+                       positions - layout.first[number], out)
         return out
+
+    @property
+    def order(self) -> Array:
+        r"""The number of the row at each position of the file,
+        :obj:`uint32`.
+        """
+        return self._layout.order
+
+    @property
+    def class_ids(self) -> Array:
+        r"""The class of each row, :obj:`uint8`."""
+        return self._layout.class_ids
 
     @property
     def bits(self) -> Array:
@@ -316,17 +355,23 @@ class PackedTable(RowTable):
     @property
     def scale(self) -> Array:
         r"""The scales as stored, :obj:`float32` of shape :obj:`[n]`."""
-        return self._scales.values
+        return self._by_row(self._scales)
 
     @property
     def offset(self) -> Optional[Array]:
         r"""The offsets as stored, :obj:`float32` of shape :obj:`[n]`."""
-        return None if self._offsets is None else self._offsets.values
+        return None if self._offsets is None else self._by_row(self._offsets)
+
+    def _by_row(self, stored: RowScales) -> Array:
+        out = np.empty(len(self), dtype=np.float32)
+        out[self._layout.order] = stored.values
+        return out
 
     @property
     def mean_bits(self) -> float:
         r"""Mean bits of a code (0 for an empty table)."""
-        return float(self.bits.mean()) / self.dim if len(self) else 0.0
+        total = float(self._layout.counts @ self.classes.bits)
+        return total / max(len(self), 1) / self.dim
 
     @property
     def nbytes(self) -> int:
@@ -336,11 +381,11 @@ class PackedTable(RowTable):
     @property
     def resident_bytes(self) -> int:
         r"""The bytes that this table holds in memory."""
-        arrays = [self._codes, self.class_ids, self._order, self._place,
-                  self._scales.data]
+        total = (self._codes.nbytes + self._layout.resident_bytes +
+                 self._scales.resident_bytes)
         if self._offsets is not None:
-            arrays.append(self._offsets.data)
-        return sum(array.nbytes for array in arrays)
+            total += self._offsets.resident_bytes
+        return total
 
     def save(self, path: PathLike) -> None:
         r"""Writes the table as a file of its own.
@@ -352,17 +397,22 @@ class PackedTable(RowTable):
         write_container(path, "table", {"t": field}, arrays)
 
     @classmethod
-    def open(cls, path: PathLike, verify: bool = True) -> PackedTable:
-        r"""Reads a table that :meth:`save` wrote.
+    def open(cls, path: PathLike, mmap: bool = True,
+             verify: bool = True) -> PackedTable:
+        r"""Opens a table that :meth:`save` wrote.
 
         Args:
             path (str or PathLike): The file.
-            verify (bool): Whether to check its checksum.
+            mmap (bool): Whether to map the file, so that only what is used is
+                read, instead of reading it. A mapped file must not be cut
+                short while it is in use; replacing it is safe.
+            verify (bool): Whether to check the checksums of its arrays; the
+                header and the layout are checked in any case.
 
         Raises:
             PackedFileError: If the file is not one.
         """
-        return cls.decode(read_container(path, "table", verify), "t")
+        return cls.decode(read_container(path, "table", mmap, verify), "t")
 
     def encode(self, prefix: str) -> tuple[str, dict[str, Array]]:
         r"""Returns the header field and the arrays that hold the table."""
@@ -377,8 +427,7 @@ class PackedTable(RowTable):
         if self._offsets is not None:
             arrays["offset"] = self._offsets.data
         if count > 1:
-            arrays["class"] = (pack_nibbles(self.class_ids) if count <=
-                               _NIBBLE_CLASSES else self.class_ids)
+            arrays["class"] = self._layout.data
         return (f"packed {len(self)} {self.dim} {count}",
                 {f"{prefix}.{name}": array for name, array in arrays.items()})
 
@@ -401,27 +450,28 @@ class PackedTable(RowTable):
             if stored is not None and not np.isfinite(stored.data).all():
                 content.fail(f"its table '{prefix}' has a scale or an offset "
                              f"that is not finite")
-        name = f"{prefix}.class"
         if count == 1:
             # A shared scale leaves only the codes to vouch for the rows.
             codes = content.take(f"{prefix}.codes", ["U8"], (None, ))
             least = rows * int(string_bytes(int(classes.bits[0])))
             if len(codes) < least:
-                content.fail(f"its codes have {len(codes)} bytes instead of "
-                             f"{least}")
-            ids = np.zeros(rows, dtype=np.uint8)
-        elif count <= _NIBBLE_CLASSES:
-            data = content.take(name, ["U8"], ((rows + 1) // 2, ))
-            ids = unpack_nibbles(data, rows)
+                content.fail(f"the array '{prefix}.codes' has {len(codes)} "
+                             f"bytes instead of {least}")
+            data = np.zeros(0, dtype=np.uint8)
         else:
-            ids = content.take(name, ["U8"], (rows, ))
-        if rows and int(ids.max()) >= count:
-            content.fail(f"its table '{prefix}' has a row of class "
-                         f"{int(ids.max())}, but only {count} classes")
-        counts = np.bincount(ids, minlength=count)
-        size = int(_block_starts(classes, counts)[-1])
-        codes = content.take(f"{prefix}.codes", ["U8"], (size, ))
-        return cls(classes, ids, codes, scales, offsets)
+            length = (rows + 1) // 2 if count <= NIBBLE_CLASSES else rows
+            data = content.take(f"{prefix}.class", ["U8"], (length, ))
+        layout = RowLayout(classes, data, rows)
+        beyond = np.flatnonzero(layout.found[count:])
+        if len(beyond):
+            content.fail(f"the array '{prefix}.class' has a row of class "
+                         f"{count + int(beyond[0])}, but there are only "
+                         f"{count} classes")
+        codes = content.take(f"{prefix}.codes", ["U8"], (layout.num_bytes, ))
+        try:
+            return cls(classes, layout, codes, scales, offsets)
+        except ValueError as error:
+            content.fail(f"its table '{prefix}' is not allowed: {error}")
 
     def __repr__(self) -> str:
         widths = self.widths if len(self) else np.zeros(1, dtype=np.uint8)
@@ -455,20 +505,26 @@ def _check_length(name: str, values: ArrayLike, rows: int) -> None:
                          f"(got a shape of {list(np.shape(values))})")
 
 
-def _block_starts(classes: RowClasses, counts: Array) -> Array:
-    # Where the block of each class begins, and where the last one ends.
-    sizes = counts * string_bytes(classes.bits)
-    starts = np.zeros(len(sizes) + 1, dtype=np.int64)
-    np.cumsum((sizes + 7) // 8 * 8, out=starts[1:])
-    return starts
+def _check_finite(classes: RowClasses, scales: RowScales,
+                  offsets: Optional[RowScales]) -> None:
+    # Rows beyond float32 would have scores that are no numbers.
+    limit = float(np.finfo(np.float32).max)
+    top = classes.largest * scales.bound
+    top += 0.0 if offsets is None else offsets.bound
+    if top > limit:
+        top = classes.largest * scales.largest
+        top += 0.0 if offsets is None else offsets.largest
+    if top > limit:
+        raise ValueError(f"'scale' and 'offset' need to keep rows within "
+                         f"float32, 3.4e+38 (got rows of up to {top:.2g})")
 
 
-def _pack_blocks(codes: Array, ids: Array, classes: RowClasses) -> Array:
-    counts = np.bincount(ids, minlength=len(classes))
-    blocks = _block_starts(classes, counts)
-    out = np.zeros(int(blocks[-1]), dtype=np.uint8)
-    for number in np.flatnonzero(counts).tolist():
-        rows = np.flatnonzero(ids == number)
+def _pack_blocks(codes: Array, layout: RowLayout,
+                 classes: RowClasses) -> Array:
+    out = np.empty(layout.num_bytes, dtype=np.uint8)
+    for number in np.flatnonzero(layout.counts).tolist():
+        first, count = int(layout.first[number]), int(layout.counts[number])
+        rows = layout.order[first:first + count]
         widths = classes.widths[number]
         high = codes[rows].max(axis=0) > num_levels(widths)
         if high.any():
@@ -476,12 +532,9 @@ def _pack_blocks(codes: Array, ids: Array, classes: RowClasses) -> Array:
             raise ValueError(
                 f"'codes' needs to be in [0, {(1 << int(widths[k])) - 1}] at "
                 f"a width of {widths[k]} (got {codes[rows, k].max()})")
-        strings = pack_codes(codes[rows], widths)
-        start, byte = int(blocks[number]), 0
-        for width in column_sizes(strings.shape[1]):
-            column = strings[:, byte:byte + width].reshape(-1)
-            out[start:start + len(column)] = column
-            start, byte = start + len(column), byte + width
+        start = int(layout.starts[number])
+        blocks = to_blocks(pack_codes(codes[rows], widths))
+        out[start:start + len(blocks)] = blocks
     return out
 
 
@@ -493,7 +546,7 @@ def _read_form(content: Container, prefix: str) -> tuple[int, int, int]:
         rows, dim, count = (_natural(part) for part in form[1:])
     except ValueError:
         content.fail(f"its field '{prefix}' is damaged")
-    if rows >= 2**32 or not (1 <= dim <= MAX_DIM
+    if rows > MAX_ROWS or not (1 <= dim <= MAX_DIM
                              and 1 <= count <= MAX_CLASSES):
         content.fail(f"its table '{prefix}' would have {rows} rows, {dim} "
                      f"dimensions and {count} classes")

@@ -35,7 +35,8 @@ _BLOCK_QUERIES = 256
 _TILE = 512
 # Partial sums below this do not overflow in single precision.
 _SINGLE_LIMIT = 1e37
-_NOTHING = np.iinfo(np.int64).max
+#: The row number of a place in a list that is still free.
+NOTHING = np.iinfo(np.int64).max
 
 
 @jit
@@ -79,22 +80,25 @@ def _screen(queries: Array, columns: Array, out: Array, tile: int) -> None:
 
 
 @jit
-def _worse(score: float, index: int, than: float, than_index: int) -> bool:
+def worse(score: float, index: int, than: float, than_index: int) -> bool:
+    r"""Whether a score ranks below another: ties go to the lowest number."""
     return score < than or (score == than and index > than_index)
 
 
 @jit
-def _sink(scores: Array, indices: Array, place: int, size: int) -> None:
-    # Restores the heap whose root is the worst of the best, from a place on.
+def sink(scores: Array, indices: Array, place: int, size: int) -> None:
+    r"""Restores the heap whose root is the worst of the best, from a place
+    on.
+    """
     score, index = scores[place], indices[place]
     while True:
         child = 2 * place + 1
         if child >= size:
             break
-        if child + 1 < size and _worse(scores[child + 1], indices[child + 1],
+        if child + 1 < size and worse(scores[child + 1], indices[child + 1],
                                        scores[child], indices[child]):
             child += 1
-        if not _worse(scores[child], indices[child], score, index):
+        if not worse(scores[child], indices[child], score, index):
             break
         scores[place], indices[place] = scores[child], indices[child]
         place = child
@@ -102,7 +106,8 @@ def _sink(scores: Array, indices: Array, place: int, size: int) -> None:
 
 
 @jit
-def _contains(values: Array, start: int, stop: int, value: int) -> bool:
+def contains(values: Array, start: int, stop: int, value: int) -> bool:
+    r"""Whether a value is among those from start to stop, which ascend."""
     while start < stop:
         middle = (start + stop) // 2
         if values[middle] < value:
@@ -137,26 +142,26 @@ def _scan(
             if screen[i, j] < limit:
                 continue
             number = numbers[j]
-            if _contains(indices, indptr[q], indptr[q + 1], number):
+            if contains(indices, indptr[q], indptr[q + 1], number):
                 continue
             score = dot(queries[i], rows[j])
-            if _worse(best_scores[q, 0], best_numbers[q, 0], score, number):
+            if worse(best_scores[q, 0], best_numbers[q, 0], score, number):
                 best_scores[q, 0] = score
                 best_numbers[q, 0] = number
-                _sink(best_scores[q], best_numbers[q], 0, size)
+                sink(best_scores[q], best_numbers[q], 0, size)
                 limit = best_scores[q, 0] - margins[q]
 
 
 @jit
-def _sort(scores: Array, numbers: Array, nothing: int) -> None:
-    # Turns each heap into a list, best first; places left over become -1.
+def sort_heaps(scores: Array, numbers: Array, nothing: int) -> None:
+    r"""Turns each heap into a list, best first; free places become -1."""
     for q in range(scores.shape[0]):
         for size in range(scores.shape[1] - 1, 0, -1):
             last, index = scores[q, size], numbers[q, size]
             scores[q, size] = scores[q, 0]
             numbers[q, size] = numbers[q, 0]
             scores[q, 0], numbers[q, 0] = last, index
-            _sink(scores[q], numbers[q], 0, size)
+            sink(scores[q], numbers[q], 0, size)
         for j in range(scores.shape[1]):
             if numbers[q, j] == nothing:
                 numbers[q, j] = -1
@@ -190,7 +195,7 @@ def top_rows(
                    np.zeros(0, dtype=np.int32))
     indptr, indices = exclude
     scores = np.full((batch, k), -np.inf)
-    numbers = np.full((batch, k), _NOTHING, dtype=np.int64)
+    numbers = np.full((batch, k), NOTHING, dtype=np.int64)
     lengths = _norms(queries)
     longest = float(lengths.max()) if batch else 0.0
     step = max(1, min(4096, _BLOCK_NUMBERS // dim))
@@ -217,7 +222,7 @@ def top_rows(
                   scores, numbers)
 
         run_ranges(search, batch, _BLOCK_QUERIES)
-    _sort(scores, numbers, _NOTHING)
+    sort_heaps(scores, numbers, NOTHING)
     return scores, numbers
 
 
