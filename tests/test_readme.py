@@ -11,21 +11,23 @@ from pyg_nodequant.app.compose import compose_config, sweep_jobs
 from pyg_nodequant.app.schema import to_experiment
 from pyg_nodequant.app.train import parse
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(*languages):
-    """The contents of README's blocks, with the line they start in."""
-    text = README.read_text(encoding="utf-8")
+def blocks(*languages, page=README):
+    """The contents of a page's blocks, with the line they start in."""
+    text = page.read_text(encoding="utf-8")
     return [(text[:found.start()].count("\n") + 2, found[2])
             for found in BLOCK.finditer(text) if found[1] in languages]
 
 
-def commands():
-    """The arguments of all `nodequant ...` in README's shell blocks."""
+def commands(page=README):
+    """The arguments of all `nodequant ...` in a page's shell blocks."""
     found = []
-    for _, block in blocks("bash", "sh", "console"):
+    for _, block in blocks("bash", "sh", "console", page=page):
         for line in block.replace("\\\n", " ").splitlines():
             for part in line.removeprefix("$ ").split("&&"):
                 words = shlex.split(part, comments=True)
@@ -52,12 +54,13 @@ def test_the_two_commands():
                      f'{start}".[test]" && pytest']
 
 
-def test_python(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: page.name)
+def test_python(tmp_path, monkeypatch, page):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "readme"}
-    for line, source in blocks("python"):
-        # Blank lines before it make a traceback show README's line.
-        code = compile("\n" * (line - 1) + source, str(README), "exec")
+    for line, source in blocks("python", page=page):
+        # Blank lines before it make a traceback show the page's line.
+        code = compile("\n" * (line - 1) + source, str(page), "exec")
         exec(code, namespace)
 
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from pyg_nodequant.runtime import PackedTable, RowClasses, scan
 from pyg_nodequant.runtime._jit import jit
-from pyg_nodequant.runtime._shuffle import tile_bounds
 from pyg_nodequant.runtime.query_plan import make_plans
 from pyg_nodequant.runtime.row_codes import num_levels
 from pyg_nodequant.runtime.search import ENGINES
+from pyg_nodequant.runtime.tile_bounds import tile_bounds
 
 DIMS = [1, 7, 63, 64, 65, 100, 128, 300]
 
@@ -154,6 +154,43 @@ def test_extreme_sizes(engine, size):
     check(table, np.float32(rng.normal(size=(1, 9))), 20)
 
 
+@pytest.mark.parametrize("kind", ["centered", "offset", "general"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_similar_rows_are_those_of_brute_force(kind, engine):
+    rng = np.random.default_rng(11)
+    table = random_table(rng, 3000, 33, kind)
+    table.engine = engine
+    x = table.dequantize().astype(np.float64)
+    length = np.sqrt((x * x).sum(axis=1))
+    y = x / np.where(length > 0, length, 1)[:, None]
+    ids = np.array([5, 77, 2999, int(np.argmin(length))])
+    cosine = y[ids] @ y.T
+    cosine[np.arange(4), ids] = -np.inf
+    scores, found = table.similar(ids, 30)
+    expected = -np.sort(-cosine, axis=1)[:, :30]
+    assert scores == pytest.approx(expected, abs=1e-12)
+    assert np.take_along_axis(cosine, found, 1) == pytest.approx(scores,
+                                                                 abs=1e-12)
+
+
+def test_rows_of_another_table_are_queries(monkeypatch):
+    rng = np.random.default_rng(12)
+    table = random_table(rng, 900, 20, "centered")
+    other = random_table(rng, 50, 20, "offset")
+    monkeypatch.setattr("pyg_nodequant.runtime.rows._QUERY_NUMBERS", 60)
+    ids = rng.integers(0, 50, 31)
+    exclude = random_exclude(rng, 31, 900)
+    expected = table.topk(other.dequantize(ids), 8, exclude)
+    found = table.topk((other, ids), 8, exclude)
+    assert np.array_equal(found[0], expected[0])
+    assert np.array_equal(found[1], expected[1])
+    assert table.topk((other, 7), 3)[1].shape == (3, )
+    with pytest.raises(ValueError, match="'queries' needs to be in"):
+        table.topk((other, [50]), 1)
+    with pytest.raises(ValueError, match="'queries' needs 20 numbers"):
+        table.topk((random_table(rng, 3, 4, "plain"), [0]), 1)
+
+
 def test_equal_rows_go_by_number():
     table = PackedTable.from_codes(np.ones((5000, 3), int), [1, 2] * 2500,
                                    scale=[1.0] * 5000)
@@ -222,7 +259,10 @@ def test_no_score_is_above_its_bound(seed, dim, kind):
             assert (out - exact[q, ids] / plans.norms[q] <= margin).all()
             slow = np.empty_like(out)
             assert all_bounds.py_func(*arguments[:-1], slow) == found
-            assert slow == pytest.approx(out, rel=1e-4, abs=1e-4)
+            top = 2 * classes.sizes[c] * (65535 if plans.high[q, c] else 255)
+            rounding = abs(terms[0]) + terms[1] * top
+            assert (np.abs(slow - out) <= 2.0**-20 * (
+                np.abs(scale) * rounding + np.abs(out))).all()
 
 
 def test_kernels_as_python(monkeypatch):

@@ -16,6 +16,7 @@ from pyg_nodequant.runtime import (
 from pyg_nodequant.runtime.file_format import write_container
 from pyg_nodequant.runtime.row_codes import (
     dequantize_rows,
+    gaussian_span,
     num_levels,
     quantize_rows,
 )
@@ -355,3 +356,46 @@ def test_repr_and_resident_bytes():
     # codes, classes, order, scales, offsets
     offsets = 0 if table.offset is None else 8
     assert table.resident_bytes == 6 + 2 + 4 * 4 + 4 * 2 + offsets
+
+
+def test_groups_share_their_scales(tmp_path):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(90, 12)).astype(np.float32)
+    widths, groups = np.resize([1, 2, 2], 90), np.arange(90) // 30
+    table = PackedTable.from_float(x, widths, groups=groups)
+    assert len(table.classes) == 6
+    assert table.encode("t")[1]["t.scale"].nbytes == 2
+    for group in range(3):
+        for width in (1, 2):
+            rows = (groups == group) & (widths == width)
+            # The range of the rows' common root mean square.
+            span = gaussian_span(x[rows].reshape(1, -1), [width])
+            step = np.float16(span[0] / (2**width - 1))
+            codes = quantize_rows(x[rows], widths[rows],
+                                  np.full(rows.sum(), step * (2**width - 1)),
+                                  np.full(rows.sum(),
+                                          -step * (2**width - 1) / 2))
+            expected = dequantize_rows(codes, np.full(rows.sum(), step),
+                                       widths=widths[rows], centered=True)
+            assert np.array_equal(table.dequantize()[rows], expected)
+    table.save(tmp_path / "t.nq")
+    assert np.array_equal(PackedTable.open(tmp_path / "t.nq").dequantize(),
+                          table.dequantize())
+
+
+@pytest.mark.parametrize("change,message", [
+    ({"groups": [0]}, "'groups' needs 2 numbers"),
+    ({"groups": [0, 0]}, "'scale' needs to be equal within a group"),
+    ({"groups": [0, 1], "offset": [0, 0]}, "'offset' needs to be None"),
+    ({"groups": [0, 1], "scale_dtype": "log8"}, "'scale_dtype' needs to be"),
+    ({"groups": np.arange(257), "codes": np.zeros((257, 1), int),
+      "widths": np.ones(257, int), "scale": np.ones(257)}, "at most 256"),
+])
+def test_groups_refuse(change, message):
+    arguments = {"codes": [[1], [0]], "widths": [1, 1], "scale": [1.0, 2.0],
+                 **change}
+    codes, widths = arguments.pop("codes"), arguments.pop("widths")
+    with pytest.raises(ValueError, match=message):
+        PackedTable.from_codes(codes, widths, **arguments)
+    with pytest.raises(ValueError, match="'range' needs to be symmetric"):
+        PackedTable.from_float([[1.0]], 1, "minmax", groups=[0])

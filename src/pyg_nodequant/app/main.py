@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write the packed file of a run, whole or bare",
     "recommend": "print recommendations from a packed file",
     "inspect": "show the sizes and widths of a packed file",
+    "bench": "measure how fast a packed file answers",
 }
 
 

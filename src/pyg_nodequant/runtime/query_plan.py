@@ -105,6 +105,7 @@ def plan_queries(queries: Array, classes: ClassTables,
     r"""Fills in the plans of queries."""
     weights = np.zeros(8 * classes.sizes.max())
     sums = np.zeros(16)
+    lowest = np.array([0, 0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0])
     for q in range(queries.shape[0]):
         norm = 0.0
         for k in range(queries.shape[1]):
@@ -144,25 +145,25 @@ def plan_queries(queries: Array, classes: ClassTables,
             levels = 65535 if coarse else 255
             # Kept from 0 where weights are lost in single precision anyway.
             delta = np.float64(np.float32(max(widest / levels, 1e-30)))
+            inverse = 1 / delta
             below = above = 0.0
             for h in range(2 * size):
                 least = 0.0
-                for t in range(4 * h, 4 * h + 4):
-                    least += min(weights[t], 0.0)
+                for p in range(4):
+                    least += min(weights[4 * h + p], 0.0)
+                sums[0] = -least
                 low = high = 0.0
-                for v in range(16):
-                    x = 0.0
-                    for p in range(4):
-                        if (v >> p) & 1:
-                            x += weights[4 * h + p]
-                    sums[v] = x - least
                 at = classes.entries[c] + 16 * h
                 for v in range(16):
-                    level = min(int(sums[v] / delta + 0.5), levels)
+                    if v:  # the sum without the lowest bit, and that bit
+                        p = lowest[v]
+                        sums[v] = sums[v & (v - 1)] + weights[4 * h + p]
+                    level = min(int(sums[v] * inverse + 0.5), levels)
                     error = sums[v] - level * delta
                     low, high = min(low, error), max(high, error)
                     plans.tables[q, at + v] = level & 255
-                    plans.tables[q, at + 32 * size + v] = level >> 8
+                    if coarse:
+                        plans.tables[q, at + 32 * size + v] = level >> 8
                 below += low
                 above += high
             constant += 0.5 * (below + above)

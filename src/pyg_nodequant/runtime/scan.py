@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyg_nodequant.runtime._jit import jit
-from pyg_nodequant.runtime._shuffle import (
+from pyg_nodequant.runtime.blocks import row_start
+from pyg_nodequant.runtime.query_plan import ClassTables, QueryPlans
+from pyg_nodequant.runtime.row_codes import decode_row
+from pyg_nodequant.runtime.tile_bounds import (
     Terms,
     as_float32,
     tile_bounds,
 )
-from pyg_nodequant.runtime.blocks import row_start
-from pyg_nodequant.runtime.query_plan import ClassTables, QueryPlans
-from pyg_nodequant.runtime.row_codes import decode_row
 from pyg_nodequant.runtime.topk import contains, dot, sink, worse
 
 Array = np.ndarray[Any, Any]
@@ -41,6 +41,9 @@ class StoredRows(NamedTuple):
     starts: Array  #: [C] int64, where the blocks of a class begin
     counts: Array  #: [C] int64, its rows
     first: Array  #: [C] int64, the position of its first row
+    weights: Array
+    r"""float64 by position: what scores are multiplied with; empty if they
+    are not."""
 
 
 class Limits(NamedTuple):
@@ -109,8 +112,10 @@ def _take(rows: StoredRows, classes: ClassTables, c: int, begin: int,
                     number):
             continue
         score = 0.0
-        if work.scale[j] != 0 or has_offset:
-            shift = np.float64(work.offset[j]) if has_offset else 0.0
+        shared = len(rows.scale) == 1
+        scale = np.float64(as_float32(rows.scale[0 if shared else position]))
+        if scale != 0 or has_offset:
+            shift = np.float64(rows.offset[position]) if has_offset else 0.0
             first, apart = row_start(begin + j, rows.counts[c], size)
             first += rows.starts[c]
             for b in range(size):
@@ -118,9 +123,10 @@ def _take(rows: StoredRows, classes: ClassTables, c: int, begin: int,
             work.string[size] = 0
             decode_row(work.string, classes.bits[c], classes.widths[c],
                        classes.steps[c], classes.offsets[c],
-                       classes.uses_offset[c], np.float64(work.scale[j]),
-                       shift, work.row)
+                       classes.uses_offset[c], scale, shift, work.row)
             score = dot(query, work.row)
+            if len(rows.weights) > 0:
+                score *= rows.weights[position]
         if worse(best_scores[0], best_ids[0], score, number):
             best_scores[0] = score
             best_ids[0] = number
@@ -182,6 +188,12 @@ def scan(
             _read(rows.scale[position:position + end - begin], scale)
         if has_offset:
             _read(rows.offset[position:position + end - begin], offset)
+        if len(rows.weights) > 0:
+            weights = rows.weights[position:position + end - begin]
+            for j in range(len(weights)):
+                scale[j] *= np.float32(weights[j])
+            for j in range(min(len(weights), len(offset))):
+                offset[j] *= np.float32(weights[j])
         short = (end - begin) & 63
         whole = end - begin - short
         if short:  # the last block of a class: filled up

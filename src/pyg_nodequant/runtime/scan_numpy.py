@@ -36,6 +36,11 @@ def scan_numpy(
         scale = _stored(rows.scale, position, count)
         offset = (_stored(rows.offset, position, count)
                   if len(rows.offset) else None)
+        weights = None
+        if len(rows.weights):
+            weights = rows.weights[position:position + count]
+            scale = scale * weights
+            offset = None if offset is None else offset * weights
         strings = _strings(rows, classes, c, begin, end)
         for q in range(len(queries)):
             sums = _sums(strings, plans, classes, q, c)
@@ -55,8 +60,10 @@ def scan_numpy(
                 passed &= ~np.isin(ids, excluded)
             chosen = ids[passed]
             if len(chosen):
-                _merge(queries[q], read(chosen), chosen, best_scores[q],
-                       best_ids[q])
+                score = _exact(queries[q], read(chosen))
+                if weights is not None:
+                    score *= weights[passed]
+                _merge(score, chosen, best_scores[q], best_ids[q])
 
 
 def _stored(values: Array, position: int, count: int) -> Array:
@@ -96,12 +103,15 @@ def _sums(strings: Array, plans: QueryPlans, classes: ClassTables, q: int,
     return total
 
 
-def _merge(query: Array, x: Array, ids: Array, scores: Array,
-           best: Array) -> None:
-    total = np.zeros(len(ids))
+def _exact(query: Array, x: Array) -> Array:
+    total = np.zeros(len(x))
     for k in range(len(query)):  # in the order of the reference score
         total += query[k] * x[:, k]
-    every = np.concatenate([scores, total])
+    return total
+
+
+def _merge(score: Array, ids: Array, scores: Array, best: Array) -> None:
+    every = np.concatenate([scores, score])
     numbers = np.concatenate([best, ids])
     order = np.lexsort((numbers, -every))[:len(scores)][::-1]
     scores[:], best[:] = every[order], numbers[order]

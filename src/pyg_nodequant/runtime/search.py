@@ -3,12 +3,12 @@ r"""Runs a scan: which engine, which rows first, on how many threads."""
 from __future__ import annotations
 
 import os
+from copy import copy
 from typing import Any, Callable, Optional
 
 import numpy as np
 
 from pyg_nodequant.runtime._jit import num_threads, run_ranges
-from pyg_nodequant.runtime._shuffle import find_shuffle
 from pyg_nodequant.runtime.csr import CSR
 from pyg_nodequant.runtime.layout import RowLayout
 from pyg_nodequant.runtime.query_plan import (
@@ -22,6 +22,7 @@ from pyg_nodequant.runtime.row_scales import RowScales
 from pyg_nodequant.runtime.scan import TILE_ROWS, Limits, StoredRows, scan
 from pyg_nodequant.runtime.scan_numpy import scan_numpy
 from pyg_nodequant.runtime.topk import NOTHING, sort_heaps, top_rows
+from pyg_nodequant.runtime.vector_code import find_shuffle
 
 Array = np.ndarray[Any, Any]
 
@@ -98,10 +99,24 @@ class Searcher:
             _frozen(codes), _frozen(scales.scanned),
             _frozen(no_offsets if offsets is None else offsets.values),
             _frozen(no_order if layout.is_sorted else layout.order),
-            layout.starts, layout.counts, layout.first)
+            layout.starts, layout.counts, layout.first, np.zeros(0))
         self.tiles = _tiles(layout.counts)
         self.largest = max(scales.largest,
                            0.0 if offsets is None else offsets.largest)
+
+    def weighted(self, weights: Array, largest: float) -> Searcher:
+        r"""A searcher of the same rows whose scores are multiplied with
+        weights.
+
+        Args:
+            weights (array): A weight for each position, :obj:`float64`.
+            largest (float): A bound of the magnitudes of weighted scales and
+                offsets.
+        """
+        out = copy(self)
+        out.rows = self.rows._replace(weights=_frozen(weights))
+        out.largest = largest
+        return out
 
     def search(
         self,

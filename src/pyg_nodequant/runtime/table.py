@@ -36,6 +36,8 @@ from pyg_nodequant.runtime.rows import RowTable
 from pyg_nodequant.runtime.search import Searcher, check_engine, search_table
 
 MAX_ROWS = 1 << 31
+# Rows that are read at once where all are looked at.
+_READ_ROWS = 1 << 16
 
 
 class PackedTable(RowTable):
@@ -74,6 +76,7 @@ class PackedTable(RowTable):
         self._offsets = offsets
         self._engine: Optional[str] = None
         self._made_searcher: Optional[Searcher] = None
+        self._weights: Optional[tuple[Array, float]] = None
 
     @classmethod
     def from_codes(
@@ -85,6 +88,7 @@ class PackedTable(RowTable):
         offset: Optional[ArrayLike] = None,
         centered: bool = False,
         scale_dtype: str = "float16",
+        groups: Optional[ArrayLike] = None,
     ) -> PackedTable:
         r"""Packs codes of one width a row.
 
@@ -104,6 +108,11 @@ class PackedTable(RowTable):
                 :obj:`offset`.
             scale_dtype (str): :obj:`"float16"`, :obj:`"float32"` or
                 :obj:`"log8"`.
+            groups (array, optional): The group of each row, of shape
+                :obj:`[n]`: rows of one group and width need one scale, which
+                is then stored once, as the step of a class of theirs, in
+                :obj:`"float16"` or :obj:`"float32"`. There may be at most 256
+                pairs of group and width.
 
         Raises:
             ValueError: If an argument is not of this form.
@@ -113,11 +122,41 @@ class PackedTable(RowTable):
                              "True (got an array)")
         codes = _check_codes(codes)
         widths = _check_widths(widths, len(codes))
+        if groups is not None:
+            if offset is not None:
+                raise ValueError("'offset' needs to be None if 'groups' are "
+                                 "given (got an array)")
+            return cls._from_groups(codes, widths, scale, centered,
+                                    scale_dtype, groups)
         used = np.unique(widths)
         classes = RowClasses.by_width(used.tolist() or [0], codes.shape[1],
                                       centered)
         return cls.from_classes(codes, np.searchsorted(used, widths), classes,
                                 scale, offset, scale_dtype=scale_dtype)
+
+    @classmethod
+    def _from_groups(cls, codes: Array, widths: Array, scale: ArrayLike,
+                     centered: bool, scale_dtype: str,
+                     groups: ArrayLike) -> PackedTable:
+        _check_length("scale", scale, len(codes))
+        pairs, first, ids = _width_groups(widths, groups)
+        if scale_dtype not in ("float16", "float32"):
+            raise ValueError(f"'scale_dtype' needs to be one of float16, "
+                             f"float32 for scales of groups "
+                             f"(got '{scale_dtype}')")
+        shared = RowScales.store(scale, scale_dtype, share=False).values
+        differ = np.flatnonzero(shared != shared[first][ids])
+        if len(differ):
+            i = int(differ[0])
+            raise ValueError(f"'scale' needs to be equal within a group and "
+                             f"width (got {shared[i]:g} and "
+                             f"{shared[first][ids[i]]:g} in one)")
+        plain = RowClasses.by_width(pairs[:, 0].tolist() or [0],
+                                    codes.shape[1], centered)
+        steps = shared[first][:, None] if len(first) else np.ones((1, 1))
+        classes = RowClasses(plain.widths, steps * plain.steps,
+                             steps * plain.offsets)
+        return cls.from_classes(codes, ids, classes, np.ones(len(codes)))
 
     @classmethod
     def from_classes(
@@ -180,6 +219,7 @@ class PackedTable(RowTable):
         range: str = "symmetric",
         *,
         scale_dtype: str = "float16",
+        groups: Optional[ArrayLike] = None,
     ) -> PackedTable:
         r"""Quantizes and packs float rows.
 
@@ -193,6 +233,9 @@ class PackedTable(RowTable):
             range (str): :obj:`"symmetric"` (:meth:`gaussian_span` of the
                 row) or :obj:`"minmax"` (of the row, needs an offset).
             scale_dtype (str): As in :meth:`from_codes`.
+            groups (array, optional): As in :meth:`from_codes`: rows of one
+                group and width get the symmetric range of their common root
+                mean square, whose scale is stored once.
 
         Raises:
             ValueError: If an argument is not of this form.
@@ -212,8 +255,15 @@ class PackedTable(RowTable):
             widths = np.full(len(rows), widths)
         widths = _check_widths(widths, len(rows))
         levels = num_levels(widths)
+        if groups is not None and range != "symmetric":
+            raise ValueError(f"'range' needs to be symmetric if 'groups' are "
+                             f"given (got '{range}')")
         if range == "symmetric":
             span, low = gaussian_span(rows, widths), None
+            if groups is not None:
+                _, first, ids = _width_groups(widths, groups)
+                square = np.bincount(ids, span.astype(np.float64)**2)
+                span = np.sqrt(square / np.maximum(np.bincount(ids), 1))[ids]
         elif range == "minmax":
             low = rows.min(axis=1)
             span = (rows.max(axis=1) - low) * (widths > 0)
@@ -230,7 +280,8 @@ class PackedTable(RowTable):
         codes = quantize_rows(rows, widths, span,
                               -span / 2 if low is None else low)
         return cls.from_codes(codes, widths, scale=scale, offset=low,
-                              centered=centered, scale_dtype=scale_dtype)
+                              centered=centered, scale_dtype=scale_dtype,
+                              groups=groups)
 
     def __len__(self) -> int:
         return self._layout.size
@@ -280,6 +331,35 @@ class PackedTable(RowTable):
     ) -> tuple[Array, Array]:
         return search_table(self._searcher, queries, k, exclude, allowed,
                             lambda: self.reading_order(allowed))
+
+    def search_directions(self, queries: Array, k: int,  # noqa: D102
+                          exclude: CSR) -> tuple[Array, Array]:
+        if self._weights is None:
+            self._weights = self._inverse_lengths()
+        weights, largest = self._weights
+        searcher = self._searcher.weighted(weights, largest)
+        found = searcher.search(queries, k, exclude)
+        if found is None:
+            return super().search_directions(queries, k, exclude)
+        return found
+
+    def _inverse_lengths(self) -> tuple[Array, float]:
+        # One over the length of the row at each position, 0 for zero rows,
+        # and the largest scale or offset they make; infinite if one would be
+        # lost in single precision.
+        weights, largest = np.zeros(len(self)), 0.0
+        for start in range(0, len(self), _READ_ROWS):
+            part = slice(start, start + _READ_ROWS)
+            x = self.read(self.order[part].astype(np.int64))
+            length = np.sqrt(np.einsum("ij,ij->i", x, x))
+            np.divide(1.0, length, out=weights[part], where=length > 0)
+            for stored in (self._scales, self._offsets):
+                if stored is not None and len(x):
+                    values = np.abs(stored[part]) * weights[part]
+                    largest = max(largest, float(values.max()))
+                    if ((values > 0) & (values < 1e-30)).any():
+                        largest = np.inf
+        return weights, largest
 
     @property
     def _searcher(self) -> Searcher:
@@ -503,6 +583,19 @@ def _check_length(name: str, values: ArrayLike, rows: int) -> None:
     if np.shape(values) != (rows, ):
         raise ValueError(f"'{name}' needs {rows} numbers, one a row "
                          f"(got a shape of {list(np.shape(values))})")
+
+
+def _width_groups(widths: Array,
+                  groups: ArrayLike) -> tuple[Array, Array, Array]:
+    # The pairs of width and group, a row of each, and the pair of each row.
+    numbers = integers("groups", groups)
+    _check_length("groups", numbers, len(widths))
+    pairs, first, ids = np.unique(np.stack([widths, numbers], 1), axis=0,
+                                  return_index=True, return_inverse=True)
+    if len(pairs) > MAX_CLASSES:
+        raise ValueError(f"'groups' needs to make at most {MAX_CLASSES} pairs "
+                         f"of group and width (got {len(pairs)})")
+    return pairs, first, ids.reshape(-1)
 
 
 def _check_finite(classes: RowClasses, scales: RowScales,
