@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -252,7 +253,7 @@ def _read_content(opened: Container, head: bytes) -> dict[str, Any]:
     if fields.get("format") != FORMAT:
         opened.fail(f"it is not in the format '{FORMAT}'")
     version = fields.get("version", "")
-    if version.split(".")[0] != VERSION.split(".")[0]:
+    if not re.fullmatch(rf"{VERSION.split('.')[0]}\.[0-9]+", version):
         opened.fail(f"it has format version {version or 'none'}, this program "
                     f"reads version {VERSION.split('.')[0]}: another release "
                     f"may read it")
