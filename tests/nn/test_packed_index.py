@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import sys
 
 import numpy as np
 import pytest
 import torch
 import torch_geometric.nn
+from torch_geometric.metrics import LinkPredPrecision
 from torch_geometric.nn import MIPSKNNIndex
+from torch_geometric.testing import withCUDA, withPackage
 
 from pyg_nodequant import PackedMIPSIndex, PackedTable
 
@@ -57,8 +60,145 @@ def test_same_interface_as_pyg():
             p.default for p in theirs.values()]
     assert isinstance(PackedMIPSIndex.numel, property)
     assert list(inspect.signature(PackedMIPSIndex).parameters)[0] == "emb"
-    assert "faiss" not in sys.modules
     assert torch_geometric.nn.MIPSKNNIndex is MIPSKNNIndex
+
+
+def test_faiss_is_not_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    check(PackedMIPSIndex(table()), 3)
+
+
+@withPackage("faiss")
+@pytest.mark.parametrize("k", [1, 5, N])
+@pytest.mark.parametrize("links", [0, 1, 40])
+def test_same_answers_as_pyg(k, links):
+    ours = PackedMIPSIndex(table())
+    ours.add(table(11, seed=1))
+    theirs = MIPSKNNIndex(ours.get_emb()[:N])
+    theirs.add(ours.get_emb()[N:])
+    assert theirs.numel == ours.numel
+    assert torch.equal(theirs.get_emb(), ours.get_emb())
+    generator = torch.Generator().manual_seed(links)
+    links = torch.stack([torch.randint(0, 7, (links, ), generator=generator),
+                         torch.randint(0, N, (links, ), generator=generator)])
+    for exclude in (None, links):
+        expected = theirs.search(QUERIES, k, exclude)
+        out = ours.search(QUERIES, k, exclude)
+        assert type(out) is type(expected)
+        for x, y in zip(out, expected):
+            assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        assert torch.equal(out.index, expected.index)
+        assert torch.allclose(out.score, expected.score, atol=1e-5)
+
+
+@withPackage("faiss")
+def test_lists_that_run_short_are_filled_as_by_pyg():
+    ours = PackedMIPSIndex(table())
+    theirs = MIPSKNNIndex(ours.get_emb())
+    links = torch.stack([torch.full((45, ), 2), torch.arange(45)])
+    for k in (10, N, N + 5):
+        out, expected = (x.search(QUERIES, k, links) for x in (ours, theirs))
+        assert torch.equal(out.index, expected.index)
+        assert out.score[2, 5:].eq(-torch.inf).all()
+        assert expected.score[2, 5:].eq(-torch.inf).all()
+    # Only where nothing is excluded does PyG return shorter lists.
+    out, expected = (x.search(QUERIES, N + 5) for x in (ours, theirs))
+    assert expected.index.shape == (7, N)
+    assert torch.equal(out.index[:, :N], expected.index)
+    assert out.index[:, N:].eq(-1).all()
+
+
+@pytest.fixture(params=["runtime", "device"])
+def path(request, monkeypatch):
+    """Both ways to answer, whether there is a CUDA device or not."""
+    if request.param == "device":
+        monkeypatch.setattr(sys.modules["pyg_nodequant.nn.packed_index"],
+                            "_is_fast", lambda device: True)
+    return request.param
+
+
+@withCUDA
+@pytest.mark.parametrize("k", [1, 30, N + 20])
+def test_both_ways_to_answer(device, k, path):
+    index = PackedMIPSIndex(table())
+    index.add(table(0))
+    index.add(table(3, seed=1))
+    index.add(table(11, seed=2))
+    links = torch.tensor([[0, 0, 1, 3, 6], [0, 55, 60, 51, 63]])
+    for exclude in (None, links, links[:, :0]):
+        expected = brute_force(
+            index.get_emb(), QUERIES, k,
+            set() if exclude is None else {*map(tuple, exclude.t().tolist())})
+        out = index.search(QUERIES.to(device), k, exclude)
+        assert out.score.device == out.index.device == device
+        assert torch.equal(out.index.cpu(), expected[1])
+        assert torch.allclose(out.score.cpu(), expected[0])
+    assert index.search(QUERIES[:0].to(device), k).index.shape == (0, k)
+    fast = path == "device" or device.type == "cuda"
+    assert {(0, device), (2, device)} <= index._copies.keys() or not fast
+
+
+def test_copies_on_devices(path):
+    index = PackedMIPSIndex(table())
+    index.search(QUERIES, 3)
+    first = dict(index._copies)
+    index.add(table(4, seed=1))
+    index.search(QUERIES, 3)
+    assert len(index._copies) == (2 if path == "device" else 0)
+    assert all(index._copies[key] is value for key, value in first.items())
+    copied = pickle.loads(pickle.dumps(index))
+    assert not copied._copies
+    assert torch.equal(copied.search(QUERIES, 3).index,
+                       index.search(QUERIES, 3).index)
+
+
+@withCUDA
+def test_data_points_come_back_where_they_were(device):
+    index = PackedMIPSIndex(table().to(device))
+    index.add(table(3))
+    assert index.get_emb().device == device
+
+
+class Encoder(torch.nn.Module):
+    """Stands for a trained model: embeddings that need gradients."""
+
+    def __init__(self, users: int, items: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.user = torch.nn.Embedding(users, 16)
+        self.item = torch.nn.Embedding(items, 16)
+        self.lin = torch.nn.Linear(16, 16)
+
+    def forward(self):
+        return self.lin(self.item.weight), self.user.weight
+
+
+@withCUDA
+@pytest.mark.parametrize("exclude", ["by hand", "links"])
+def test_search_of_a_recommender_in_pyg(device, exclude):
+    # As in examples/hetero/recommender_system.py, which asks for all movies
+    # and drops those a user has watched, or lets the index drop them.
+    users, items, k = 20, 60, 10
+    generator = torch.Generator().manual_seed(0)
+    watched = torch.stack([torch.randint(0, users, (90, ),
+                                         generator=generator),
+                           torch.randint(0, items, (90, ),
+                                         generator=generator)])
+    item_emb, user_emb = (x.to(device) for x in Encoder(users, items)())
+    mips = PackedMIPSIndex(item_emb)
+    seen = {(u, i) for u, i in watched.t().tolist()}
+    if exclude == "links":
+        index = mips.search(user_emb, k, watched.to(device)).index
+    else:
+        _, index = mips.search(user_emb, item_emb.size(0))
+        index = torch.tensor([[i for i in index[u].tolist()
+                               if (u, i) not in seen][:k]
+                              for u in range(users)])
+    _, expected = brute_force(mips.get_emb().cpu(), user_emb.cpu(), k, seen)
+    assert torch.equal(index.cpu(), expected)
+    precision = LinkPredPrecision(k).to(device)
+    precision.update(index.to(device), watched.to(device))
+    assert float(precision.compute()) == 0
 
 
 @pytest.mark.parametrize("bits", [1, 2, 8])

@@ -2,9 +2,11 @@ r"""Torch modules: parameters, shapes and repr; the maths is in functional."""
 
 from pyg_nodequant.nn.controller import BitWidthController
 from pyg_nodequant.nn.embedding import NodeAwareQuantEmbedding
+from pyg_nodequant.nn.faiss_index import to_faiss
 from pyg_nodequant.nn.lightgcn import QuantLightGCN
 from pyg_nodequant.nn.packed import PackedEmbedding
 from pyg_nodequant.nn.packed_index import PackedMIPSIndex
+from pyg_nodequant.nn.packed_topk import packed_topk
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer, RowCodes
 from pyg_nodequant.nn.weight import NodeAwareQuantWeight
 
@@ -17,4 +19,6 @@ __all__ = [
     "PackedMIPSIndex",
     "QuantLightGCN",
     "RowCodes",
+    "packed_topk",
+    "to_faiss",
 ]

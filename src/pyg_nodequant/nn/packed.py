@@ -178,22 +178,19 @@ class PackedEmbedding(torch.nn.Module):
                 raise IndexError(f"'input' needs to be in "
                                  f"[0, {self.num_embeddings - 1}] "
                                  f"(got [{low}, {high}])")
-        number = self.class_ids[index].long()
-        # A code of at most 8 bits lies within two bytes of its row's string.
-        bit = self.bit_start[number]
-        byte = self.row_start[index].unsqueeze(-1) + (bit >> 3)
-        pair = self.codes[byte].int() | self.codes[byte + 1].int() << 8
-        mask = (1 << self.widths[number].int()) - 1
-        code = (pair >> (bit & 7)) & mask
-        out = self.offsets[number] + self.steps[number] * code
-        out = self._scale(index).unsqueeze(-1) * out
-        if self.offset is not None:
-            out = out + (self.uses_offset[number] *
-                         self.offset[index].float().unsqueeze(-1))
-        if self.padding_idx is not None:
-            padding = (index == self.padding_idx).unsqueeze(-1)
-            out = out.masked_fill(padding, 0.0)
+        out = self._unpack(index, torch.float32)
         return out.to(self.dtype).view(*input.shape, self.embedding_dim)
+
+    def read(self, index: Tensor) -> Tensor:
+        r"""Returns rows as :obj:`float64`, to the last bit the
+        :obj:`float32` values of :meth:`PackedTable.dequantize
+        <pyg_nodequant.PackedTable.dequantize>`, on any device that has
+        :obj:`float64`.
+
+        Args:
+            index (torch.Tensor): Valid row numbers, :math:`(B)`.
+        """
+        return self._unpack(index, torch.float64).float().double()
 
     def dequantize(self, batch_size: int = 65536) -> Tensor:
         r"""Returns the whole table as floats, :math:`(N, d)`, unpacking
@@ -232,6 +229,28 @@ class PackedEmbedding(torch.nn.Module):
         mean = (count @ self.widths.double().mean(-1)) / count.sum()
         return (f"bits={int(used.min())}..{int(used.max())}, "
                 f"avg={float(mean):.2f}")
+
+    def _unpack(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        # The formula of a row, evaluated in the given precision.
+        number = self.class_ids[index].long()
+        out = self.steps.to(dtype)[number] * self._codes(index, number)
+        out = self.offsets.to(dtype)[number] + out
+        out = self._scale(index).to(dtype).unsqueeze(-1) * out
+        if self.offset is not None:
+            out = out + (self.uses_offset[number] *
+                         self.offset[index].to(dtype).unsqueeze(-1))
+        if self.padding_idx is not None:
+            padding = (index == self.padding_idx).unsqueeze(-1)
+            out = out.masked_fill(padding, 0.0)
+        return out
+
+    def _codes(self, index: Tensor, number: Tensor) -> Tensor:
+        # A code of at most 8 bits lies within two bytes of its row's string.
+        bit = self.bit_start[number]
+        byte = self.row_start[index].unsqueeze(-1) + (bit >> 3)
+        pair = self.codes[byte].int() | self.codes[byte + 1].int() << 8
+        mask = (1 << self.widths[number].int()) - 1
+        return (pair >> (bit & 7)) & mask
 
     def _scale(self, index: Tensor) -> Tensor:
         scale = self.scale

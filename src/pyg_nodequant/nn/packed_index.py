@@ -10,6 +10,9 @@ from torch import Tensor
 from torch_geometric.nn.pool.knn import KNNOutput
 
 from pyg_nodequant.config import check_choice, check_number
+from pyg_nodequant.nn.faiss_index import to_faiss
+from pyg_nodequant.nn.packed import PackedEmbedding
+from pyg_nodequant.nn.packed_topk import packed_topk
 from pyg_nodequant.runtime import PackedTable
 from pyg_nodequant.runtime.csr import check_range
 
@@ -21,7 +24,14 @@ class PackedMIPSIndex:
 
     Scores are those of the rows as they are stored, added up in double
     precision; ties go to the lowest index. Lists that run short are filled
-    with a score of :obj:`-inf` and an index of :obj:`-1`.
+    with a score of :obj:`-inf` and an index of :obj:`-1`; all are of length
+    :obj:`k`, also where PyG cuts them to the number of data points.
+
+    Queries on a CUDA device are answered there
+    (:func:`~pyg_nodequant.nn.packed_topk`), from a packed copy of the data
+    points that the first search makes; all others are answered by the
+    kernels of :class:`PackedTable <pyg_nodequant.PackedTable>`. The answers
+    are the same.
 
     Args:
         emb (torch.Tensor or PackedTable, optional): The data points to add.
@@ -51,6 +61,8 @@ class PackedMIPSIndex:
         self.bits = bits
         self.range = range
         self._tables: list[PackedTable] = []
+        self._copies: dict[tuple[int, torch.device], PackedEmbedding] = {}
+        self._device = torch.device("cpu")
         if emb is not None:
             self.add(emb)
 
@@ -61,7 +73,9 @@ class PackedMIPSIndex:
 
     @property
     def nbytes(self) -> int:
-        r"""The bytes that the data points occupy in memory."""
+        r"""The bytes that the data points occupy in memory, without copies on
+        other devices.
+        """
         return sum(table.resident_bytes for table in self._tables)
 
     def add(self, emb: Union[Tensor, PackedTable]) -> None:
@@ -77,11 +91,16 @@ class PackedMIPSIndex:
         """
         if isinstance(emb, Tensor):
             _check_matrix(emb)
+            device = emb.device
             emb = PackedTable.from_float(emb.detach().float().cpu().numpy(),
                                          self.bits, self.range)
+        else:
+            device = torch.device("cpu")
         if self._tables and emb.dim != self._tables[0].dim:
             raise ValueError(f"'emb' needs {self._tables[0].dim} numbers a "
                              f"row (got {emb.dim})")
+        if not self._tables:
+            self._device = device
         self._tables.append(emb)
 
     def search(
@@ -110,35 +129,71 @@ class PackedMIPSIndex:
         tables = self._filled()
         _check_matrix(emb)
         check_number("k", k, 1, integer=True)
-        queries = emb.detach().float().cpu().numpy()
-        links = self._links(exclude_links, len(queries))
+        links = self._links(exclude_links, len(emb))
         scores, ids, first = [], [], 0
-        for table in tables:
+        for number, table in enumerate(tables):
             if len(table) > 0:
                 last = first + len(table)
                 inside = (links[1] >= first) & (links[1] < last)
                 exclude = _to_csr(links[0][inside], links[1][inside] - first,
-                                  len(queries))
-                score, index = table.topk(queries, min(k, len(table)), exclude)
+                                  len(emb))
+                score, index = self._topk(number, emb.detach(),
+                                          min(k, len(table)), exclude)
                 scores.append(score)
-                ids.append(np.where(index >= 0, index + first, -1))
+                ids.append(torch.where(index >= 0, index + first, -1))
                 first = last
         # What is excluded scores -inf; the wide columns fill short lists.
-        scores.append(np.full((len(queries), k), -np.inf))
-        ids.append(np.full((len(queries), k), -1))
-        score, index = np.hstack(scores), np.hstack(ids)
+        device = scores[0].device if scores else torch.device("cpu")
+        scores.append(torch.full((len(emb), k), -torch.inf, device=device))
+        ids.append(torch.full((len(emb), k), -1, device=device))
         # Tables are in order of their ids: a stable sort keeps ties so.
-        best = np.argsort(-score, axis=1, kind="stable")[:, :k]
-        return KNNOutput(
-            torch.from_numpy(np.take_along_axis(score, best, 1)).to(
-                emb.device, torch.float32),
-            torch.from_numpy(np.take_along_axis(index, best, 1)).to(
-                emb.device))
+        score, order = torch.cat(scores, dim=1).sort(dim=1, descending=True,
+                                                     stable=True)
+        index = torch.cat(ids, dim=1).gather(1, order[:, :k])
+        return KNNOutput(score[:, :k].to(torch.float32).to(emb.device),
+                         index.to(emb.device))
+
+    def _topk(self, number: int, queries: Tensor, k: int,
+              exclude: Any) -> tuple[Tensor, Tensor]:
+        # The best rows of one table, where the queries are if they can be
+        # answered there.
+        table = self._tables[number]
+        if not _is_fast(queries.device):
+            score, index = table.topk(queries.float().cpu().numpy(), k,
+                                      exclude)
+            return torch.from_numpy(score), torch.from_numpy(index)
+        key = number, queries.device
+        if key not in self._copies:
+            self._copies[key] = PackedEmbedding(table).to(queries.device)
+        return packed_topk(self._copies[key], queries, k, exclude)
 
     def get_emb(self) -> Tensor:
-        r"""Returns the data points as floats, of shape :math:`(N, d)`."""
+        r"""Returns the data points as floats, of shape :math:`(N, d)`, on the
+        device of the first that were added.
+        """
         return torch.cat([torch.from_numpy(table.dequantize())
-                          for table in self._filled()])
+                          for table in self._filled()]).to(self._device)
+
+    def to_faiss(self, fast_scan: bool = False) -> Any:
+        r"""Returns the data points as a :obj:`faiss` index, see
+        :func:`~pyg_nodequant.nn.to_faiss`; those added in several steps as
+        an :obj:`IndexFlatIP`.
+
+        Args:
+            fast_scan (bool, optional): Whether to return an approximate
+                :obj:`IndexPQFastScan`. (default: :obj:`False`)
+
+        Raises:
+            ImportError: If :obj:`faiss` is not installed.
+            RuntimeError: If there are no data points yet.
+            ValueError: If :obj:`fast_scan` is set and the data points do not
+                allow it.
+        """
+        return to_faiss(*self._filled(), fast_scan=fast_scan)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another machine may lack the device; copies are made again.
+        return {**self.__dict__, "_copies": {}, "_device": torch.device("cpu")}
 
     def _filled(self) -> list[PackedTable]:
         if not self._tables:
@@ -160,6 +215,11 @@ class PackedMIPSIndex:
     def __repr__(self) -> str:
         dim = self._tables[0].dim if self._tables else None
         return f"{self.__class__.__name__}({self.numel}, {dim})"
+
+
+def _is_fast(device: torch.device) -> bool:
+    # Elsewhere the kernels of the runtime are faster, or the only ones.
+    return device.type == "cuda"
 
 
 def _check_matrix(emb: Tensor) -> None:
