@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -197,6 +200,19 @@ def test_equal_rows_go_by_number():
     assert table.topk([1.0, 2.0, 3.0], 7)[1].tolist() == list(range(7))
     assert table.topk([0.0, 0.0, 0.0], 3)[1].tolist() == [0, 1, 2]
     assert table.topk([-1.0, 0.5, 0.5], 3)[0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("how", [
+    copy.deepcopy, lambda table: pickle.loads(pickle.dumps(table))])
+def test_copies_search_alike(how):
+    table = random_table(np.random.default_rng(13), 400, 12, "offset")
+    table.engine = "lookup"
+    query = np.ones(12, dtype=np.float32)
+    expected, compiled = table.topk(query, 9), len(scan.scan.signatures)
+    one = how(table)
+    assert one.engine == "lookup"
+    assert np.array_equal(one.topk(query, 9)[0], expected[0])
+    assert len(scan.scan.signatures) == compiled
 
 
 def test_rows_in_rising_order():

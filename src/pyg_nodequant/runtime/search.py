@@ -200,8 +200,7 @@ class Searcher:
 
 
 def _frozen(array: Array) -> Array:
-    # Kernels are compiled once for arrays that cannot be written, as mapped
-    # ones are, and not again for others.
+    # Kernels are compiled for arrays that cannot be written, as mapped ones.
     view = array.view()
     view.setflags(write=False)
     return view

@@ -2,7 +2,7 @@ r"""A table of rows stored as integer codes of mixed widths."""
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -71,7 +71,10 @@ class PackedTable(RowTable):
         self.classes = classes
         self.dim = classes.dim
         self._layout = layout
-        self._codes = codes
+        # Kernels are compiled once for arrays that cannot be written, as
+        # mapped ones are, and not again for others.
+        self._codes = codes.view()
+        self._codes.setflags(write=False)
         self._scales = scales
         self._offsets = offsets
         self._engine: Optional[str] = None
@@ -285,6 +288,14 @@ class PackedTable(RowTable):
 
     def __len__(self) -> int:
         return self._layout.size
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a search makes is made anew: a copy would not be read-only.
+        return {**self.__dict__, "_made_searcher": None, "_weights": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._codes.setflags(write=False)
 
     def read(self, ids: Array) -> Array:  # noqa: D102 (documented by RowTable)
         out = np.empty((len(ids), self.dim))
