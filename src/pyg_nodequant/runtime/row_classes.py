@@ -94,6 +94,11 @@ class RowClasses:
             full.setflags(write=False)
             object.__setattr__(self, name, full)
 
+    def __setstate__(self, state: dict[str, Array]) -> None:
+        for name, full in state.items():
+            full.setflags(write=False)  # a copy is not, by itself
+            object.__setattr__(self, name, full)
+
     @classmethod
     def by_width(
         cls,
