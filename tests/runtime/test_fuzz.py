@@ -1,5 +1,6 @@
-"""Damaged and hostile files: refused with a reason, or read as what they say;
-never a crash, never an allocation out of proportion."""
+"""Damaged and hostile files are refused with a reason, or read as what they
+say: never a crash, never an allocation out of proportion.
+"""
 
 from __future__ import annotations
 
@@ -151,9 +152,10 @@ def test_damaged_files(tmp_path, count):
     tables, recommenders = files()
     whole = []
     for number, one in enumerate([*tables, *recommenders]):
-        one.save(tmp_path / f"{number}.nq")
-        whole.append((type(one).open, (tmp_path / f"{number}.nq").read_bytes()))
-        use(type(one).open(tmp_path / f"{number}.nq"))
+        saved = tmp_path / f"{number}.nq"
+        one.save(saved)
+        whole.append((type(one).open, saved.read_bytes()))
+        use(type(one).open(saved))
     rng = np.random.default_rng(7)
     path, taken = tmp_path / "bad.nq", np.zeros(2, dtype=int)
     tracemalloc.start()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -134,3 +135,35 @@ def test_other_processors_give_the_same_answer(tmp_path, capsys, name,
     exec(SCRIPT, {})
     assert there[:2] == [shuffle, engine]
     assert there[2] == capsys.readouterr().out.split(" ", 2)[2]
+
+
+@pytest.mark.slow
+def test_eight_threads_for_a_minute(capsys):
+    rng = np.random.default_rng(3)
+    table = PackedTable.from_float(rng.normal(size=(200_000, 64)),
+                                   rng.choice([1, 2, 3, 4, 8], 200_000))
+    asked = rng.normal(size=(64, 64)).astype(np.float32)
+    expected = [table.topk(query, 20) for query in asked]
+    end = time.monotonic() + 60
+    answers, wrong = [0] * 8, []
+
+    def ask(number):
+        while time.monotonic() < end:
+            q = (number * 8 + answers[number]) % 64
+            found = table.topk(asked[q], 20)
+            if not (np.array_equal(found[0], expected[q][0])
+                    and np.array_equal(found[1], expected[q][1])):
+                wrong.append(q)
+            answers[number] += 1
+
+    start = time.monotonic()
+    askers = [threading.Thread(target=ask, args=(number, ))
+              for number in range(8)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    rate = sum(answers) / (time.monotonic() - start)
+    with capsys.disabled():
+        print(f"\n8 threads, 200,000 rows: {rate:.0f} queries a second")
+    assert not wrong and min(answers) > 0
