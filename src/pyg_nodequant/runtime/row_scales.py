@@ -142,15 +142,35 @@ class RowScales:
     @property
     def largest(self) -> float:
         r"""The largest magnitude of a scale, 0 if there is none."""
-        if not len(self.data):
-            return 0.0
-        if self.data.dtype == np.float16:  # bits of halves ascend with size
-            top = (self.data.view(np.uint16) & np.uint16(0x7FFF)).max()
-            return float(top.view(np.float16))
-        return float(np.abs(self.scanned).max())
+        if self.data.dtype == np.float16:
+            return float(self._top_half.view(np.float16))
+        tops = [float(np.abs(part).max()) for part in _parts(self.scanned)]
+        return max(tops, default=0.0)
+
+    @property
+    def is_finite(self) -> bool:
+        r"""Whether all scales are finite."""
+        if self.log is not None:
+            return bool(np.isfinite(self._values).all())
+        if self.data.dtype == np.float16:
+            return bool(self._top_half < 0x7C00)  # infinite from here on
+        return all(np.isfinite(part).all() for part in _parts(self.data))
+
+    @property
+    def _top_half(self) -> Any:
+        # The bits of the largest magnitude: those of halves ascend with it.
+        tops = [(part & np.uint16(0x7FFF)).max()
+                for part in _parts(self.data.view(np.uint16))]
+        return max(tops, default=np.uint16(0))
 
     @property
     def resident_bytes(self) -> int:
         r"""The bytes held in memory."""
         made = 0 if self._scanned is None else self._scanned.nbytes
         return self.data.nbytes + made
+
+
+def _parts(values: Array) -> list[Array]:
+    # Some at a time, so that what is made of them stays in the cache.
+    return [values[start:start + (1 << 18)]
+            for start in range(0, len(values), 1 << 18)]

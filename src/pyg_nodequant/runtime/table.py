@@ -8,34 +8,38 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyg_nodequant.runtime.atomic import PathLike
-from pyg_nodequant.runtime.blocks import gather_strings, to_blocks
+from pyg_nodequant.runtime.blocks import gather_strings
 from pyg_nodequant.runtime.csr import CSR, check_range, integers
 from pyg_nodequant.runtime.file_format import (
     Container,
     read_container,
     write_container,
 )
-from pyg_nodequant.runtime.layout import NIBBLE_CLASSES, RowLayout
-from pyg_nodequant.runtime.row_classes import MAX_CLASSES, RowClasses
+from pyg_nodequant.runtime.layout import RowLayout
+from pyg_nodequant.runtime.row_classes import RowClasses
 from pyg_nodequant.runtime.row_codes import (
-    MAX_BITS,
-    MAX_DIM,
     Array,
     bit_starts,
     decode_rows,
     gaussian_span,
     num_levels,
-    pack_codes,
     pad_strings,
     quantize_rows,
-    string_bytes,
     unpack_codes,
 )
 from pyg_nodequant.runtime.row_scales import RowScales
 from pyg_nodequant.runtime.rows import RowTable
 from pyg_nodequant.runtime.search import Searcher, check_engine, search_table
+from pyg_nodequant.runtime.table_file import decode_table, encode_table
+from pyg_nodequant.runtime.table_parts import (
+    check_codes,
+    check_finite,
+    check_length,
+    check_widths,
+    pack_blocks,
+    width_groups,
+)
 
-MAX_ROWS = 1 << 31
 # Rows that are read at once where all are looked at.
 _READ_ROWS = 1 << 16
 
@@ -67,7 +71,7 @@ class PackedTable(RowTable):
         offsets: Optional[RowScales] = None,
     ) -> None:
         # `codes`, `scales` and `offsets` are as a file holds them.
-        _check_finite(classes, scales, offsets)
+        check_finite(classes, scales, offsets)
         self.classes = classes
         self.dim = classes.dim
         self._layout = layout
@@ -123,8 +127,8 @@ class PackedTable(RowTable):
         if centered and offset is not None:
             raise ValueError("'offset' needs to be None if 'centered' is "
                              "True (got an array)")
-        codes = _check_codes(codes)
-        widths = _check_widths(widths, len(codes))
+        codes = check_codes(codes)
+        widths = check_widths(widths, len(codes))
         if groups is not None:
             if offset is not None:
                 raise ValueError("'offset' needs to be None if 'groups' are "
@@ -141,8 +145,8 @@ class PackedTable(RowTable):
     def _from_groups(cls, codes: Array, widths: Array, scale: ArrayLike,
                      centered: bool, scale_dtype: str,
                      groups: ArrayLike) -> PackedTable:
-        _check_length("scale", scale, len(codes))
-        pairs, first, ids = _width_groups(widths, groups)
+        check_length("scale", scale, len(codes))
+        pairs, first, ids = width_groups(widths, groups)
         if scale_dtype not in ("float16", "float32"):
             raise ValueError(f"'scale_dtype' needs to be one of float16, "
                              f"float32 for scales of groups "
@@ -188,30 +192,30 @@ class PackedTable(RowTable):
         Raises:
             ValueError: If an argument is not of this form.
         """
-        codes = _check_codes(codes)
+        codes = check_codes(codes)
         if codes.shape[1] != classes.dim:
             raise ValueError(f"'codes' needs {classes.dim} columns, as "
                              f"'classes' has (got {codes.shape[1]})")
         ids = integers("class_ids", class_ids)
-        _check_length("class_ids", ids, len(codes))
+        check_length("class_ids", ids, len(codes))
         check_range("class_ids", ids, len(classes))
         layout = RowLayout.of(classes, ids.astype(np.uint8))
         order = layout.order
         # Rows need some bytes each, or a small file could announce anything.
         share = len(classes) > 1 or int(classes.bits[0]) > 0
-        _check_length("scale", scale, len(codes))
+        check_length("scale", scale, len(codes))
         scales = RowScales.store(np.asarray(scale)[order], scale_dtype,
                                  share=share)
         offsets = None
         if offset is not None:
-            _check_length("offset", offset, len(codes))
+            check_length("offset", offset, len(codes))
             offsets = RowScales.store(
                 np.asarray(offset)[order],
                 "float32" if scale_dtype == "log8" else scale_dtype,
                 "offset", share=False)
             if not offsets.data.any():
                 offsets = None
-        return cls(classes, layout, _pack_blocks(codes, layout, classes),
+        return cls(classes, layout, pack_blocks(codes, layout, classes),
                    scales, offsets)
 
     @classmethod
@@ -256,7 +260,7 @@ class PackedTable(RowTable):
                              "undefined value)")
         if np.ndim(widths) == 0:
             widths = np.full(len(rows), widths)
-        widths = _check_widths(widths, len(rows))
+        widths = check_widths(widths, len(rows))
         levels = num_levels(widths)
         if groups is not None and range != "symmetric":
             raise ValueError(f"'range' needs to be symmetric if 'groups' are "
@@ -264,7 +268,7 @@ class PackedTable(RowTable):
         if range == "symmetric":
             span, low = gaussian_span(rows, widths), None
             if groups is not None:
-                _, first, ids = _width_groups(widths, groups)
+                _, first, ids = width_groups(widths, groups)
                 square = np.bincount(ids, span.astype(np.float64)**2)
                 span = np.sqrt(square / np.maximum(np.bincount(ids), 1))[ids]
         elif range == "minmax":
@@ -507,60 +511,15 @@ class PackedTable(RowTable):
 
     def encode(self, prefix: str) -> tuple[str, dict[str, Array]]:
         r"""Returns the header field and the arrays that hold the table."""
-        count = len(self.classes)
-        arrays = {
-            "codes": self._codes,
-            "scale": self._scales.data,
-            "classes": np.frombuffer(self.classes.to_bytes(), np.uint8),
-        }
-        if self._scales.log is not None:
-            arrays["log"] = self._scales.log
-        if self._offsets is not None:
-            arrays["offset"] = self._offsets.data
-        if count > 1:
-            arrays["class"] = self._layout.data
-        return (f"packed {len(self)} {self.dim} {count}",
-                {f"{prefix}.{name}": array for name, array in arrays.items()})
+        return encode_table(prefix, self.classes, self._layout, self._codes,
+                            self._scales, self._offsets)
 
     @classmethod
     def decode(cls, content: Container, prefix: str) -> PackedTable:
         r"""Reads what :meth:`encode` returned."""
-        rows, dim, count = _read_form(content, prefix)
-        data = content.take(f"{prefix}.classes", ["U8"], (None, ))
+        parts = decode_table(content, prefix)
         try:
-            classes = RowClasses.from_bytes(data.tobytes(), count, dim)
-        except ValueError as error:
-            content.fail(str(error))
-        scales = _read_scales(content, prefix, rows,
-                              count > 1 or int(classes.bits[0]) > 0)
-        offsets = None
-        if f"{prefix}.offset" in content.arrays:
-            data = content.take(f"{prefix}.offset", ["F16", "F32"], (rows, ))
-            offsets = RowScales(data, rows)
-        for stored in (scales, offsets):
-            if stored is not None and not np.isfinite(stored.data).all():
-                content.fail(f"its table '{prefix}' has a scale or an offset "
-                             f"that is not finite")
-        if count == 1:
-            # A shared scale leaves only the codes to vouch for the rows.
-            codes = content.take(f"{prefix}.codes", ["U8"], (None, ))
-            least = rows * int(string_bytes(int(classes.bits[0])))
-            if len(codes) < least:
-                content.fail(f"the array '{prefix}.codes' has {len(codes)} "
-                             f"bytes instead of {least}")
-            data = np.zeros(0, dtype=np.uint8)
-        else:
-            length = (rows + 1) // 2 if count <= NIBBLE_CLASSES else rows
-            data = content.take(f"{prefix}.class", ["U8"], (length, ))
-        layout = RowLayout(classes, data, rows)
-        beyond = np.flatnonzero(layout.found[count:])
-        if len(beyond):
-            content.fail(f"the array '{prefix}.class' has a row of class "
-                         f"{count + int(beyond[0])}, but there are only "
-                         f"{count} classes")
-        codes = content.take(f"{prefix}.codes", ["U8"], (layout.num_bytes, ))
-        try:
-            return cls(classes, layout, codes, scales, offsets)
+            return cls(*parts)
         except ValueError as error:
             content.fail(f"its table '{prefix}' is not allowed: {error}")
 
@@ -569,114 +528,3 @@ class PackedTable(RowTable):
         return (f"{type(self).__name__}({len(self)}, {self.dim}, "
                 f"bits={widths.min():g}..{widths.max():g}, "
                 f"avg={self.mean_bits:.2f})")
-
-
-def _check_codes(codes: ArrayLike) -> Array:
-    array = np.asarray(codes)
-    if array.ndim != 2 or not 1 <= array.shape[1] <= MAX_DIM:
-        raise ValueError(f"'codes' needs a shape of [n, 1..{MAX_DIM}] "
-                         f"(got {list(array.shape)})")
-    if array.size and array.dtype.kind not in "iu":
-        raise ValueError(f"'codes' needs to hold integers "
-                         f"(got {array.dtype})")
-    check_range("codes", array.reshape(-1), 1 << MAX_BITS)
-    return array.astype(np.uint8)
-
-
-def _check_widths(widths: ArrayLike, rows: int) -> Array:
-    array = integers("widths", widths)
-    _check_length("widths", array, rows)
-    check_range("widths", array, MAX_BITS + 1)
-    return array
-
-
-def _check_length(name: str, values: ArrayLike, rows: int) -> None:
-    if np.shape(values) != (rows, ):
-        raise ValueError(f"'{name}' needs {rows} numbers, one a row "
-                         f"(got a shape of {list(np.shape(values))})")
-
-
-def _width_groups(widths: Array,
-                  groups: ArrayLike) -> tuple[Array, Array, Array]:
-    # The pairs of width and group, a row of each, and the pair of each row.
-    numbers = integers("groups", groups)
-    _check_length("groups", numbers, len(widths))
-    pairs, first, ids = np.unique(np.stack([widths, numbers], 1), axis=0,
-                                  return_index=True, return_inverse=True)
-    if len(pairs) > MAX_CLASSES:
-        raise ValueError(f"'groups' needs to make at most {MAX_CLASSES} pairs "
-                         f"of group and width (got {len(pairs)})")
-    return pairs, first, ids.reshape(-1)
-
-
-def _check_finite(classes: RowClasses, scales: RowScales,
-                  offsets: Optional[RowScales]) -> None:
-    # Rows beyond float32 would have scores that are no numbers.
-    limit = float(np.finfo(np.float32).max)
-    top = classes.largest * scales.bound
-    top += 0.0 if offsets is None else offsets.bound
-    if top > limit:
-        top = classes.largest * scales.largest
-        top += 0.0 if offsets is None else offsets.largest
-    if top > limit:
-        raise ValueError(f"'scale' and 'offset' need to keep rows within "
-                         f"float32, 3.4e+38 (got rows of up to {top:.2g})")
-
-
-def _pack_blocks(codes: Array, layout: RowLayout,
-                 classes: RowClasses) -> Array:
-    out = np.empty(layout.num_bytes, dtype=np.uint8)
-    for number in np.flatnonzero(layout.counts).tolist():
-        first, count = int(layout.first[number]), int(layout.counts[number])
-        rows = layout.order[first:first + count]
-        widths = classes.widths[number]
-        high = codes[rows].max(axis=0) > num_levels(widths)
-        if high.any():
-            k = int(np.argmax(high))
-            raise ValueError(
-                f"'codes' needs to be in [0, {(1 << int(widths[k])) - 1}] at "
-                f"a width of {widths[k]} (got {codes[rows, k].max()})")
-        start = int(layout.starts[number])
-        blocks = to_blocks(pack_codes(codes[rows], widths))
-        out[start:start + len(blocks)] = blocks
-    return out
-
-
-def _read_form(content: Container, prefix: str) -> tuple[int, int, int]:
-    form = content.field(prefix).split(" ")
-    if form[0] != "packed":
-        content.fail(f"its table '{prefix}' is {form[0]}, not packed")
-    try:
-        rows, dim, count = (_natural(part) for part in form[1:])
-    except ValueError:
-        content.fail(f"its field '{prefix}' is damaged")
-    if rows > MAX_ROWS or not (1 <= dim <= MAX_DIM
-                             and 1 <= count <= MAX_CLASSES):
-        content.fail(f"its table '{prefix}' would have {rows} rows, {dim} "
-                     f"dimensions and {count} classes")
-    return rows, dim, count
-
-
-def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
-        raise ValueError("not a count")
-    return int(text)
-
-
-def _read_scales(content: Container, prefix: str, rows: int,
-                 may_share: bool) -> RowScales:
-    data = content.take(f"{prefix}.scale", ["F16", "F32", "U8"], (None, ))
-    shared = may_share and len(data) == 1
-    if data.dtype == np.uint8:
-        log = content.take(f"{prefix}.log", ["F32"], (2, ))
-        shared = False
-    else:
-        log = None
-    if len(data) != rows and not shared:
-        content.fail(f"its table '{prefix}' has {len(data)} scales instead "
-                     f"of {rows}")
-    scales = RowScales(data, rows, log)
-    if log is not None and not np.isfinite(scales.values).all():
-        content.fail(f"its table '{prefix}' has a scale or an offset that is "
-                     f"not finite")
-    return scales
