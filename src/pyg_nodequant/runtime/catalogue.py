@@ -12,6 +12,7 @@ from pyg_nodequant.runtime.csr import (
     check_csr,
     check_range,
     smallest_unsigned,
+    take_rows,
 )
 from pyg_nodequant.runtime.file_format import Container
 from pyg_nodequant.runtime.graph import read_lists
@@ -69,6 +70,17 @@ class IdIndex:
         Raises:
             UnknownIdError: If an id is not known.
         """
+        rows = self.find(ids)
+        if (rows < 0).any():
+            one = list(ids)[int(np.argmax(rows < 0))]
+            number = None if self.are_strings else _integer(one)
+            self._unknown(one if number is None else number)
+        return rows
+
+    def find(self, ids: Any) -> Array:
+        r"""Returns the rows of ids as :meth:`rows` does, -1 for those that
+        are not known.
+        """
         given = np.asarray(ids)
         if given.ndim != 1:
             raise ValueError(f"'{self.what}_ids' needs one dimension "
@@ -77,19 +89,23 @@ class IdIndex:
             return np.zeros(0, dtype=np.int64)
         if self.are_strings:
             return self._string_rows(ids)
+        known = np.ones(len(given), dtype=np.bool_)
         if given.dtype.kind == "i":
             wanted = given
         else:
-            wanted = np.array([self._integer(one) for one in list(ids)])
+            numbers = [_integer(one) for one in list(ids)]
+            known = np.array([number is not None for number in numbers])
+            wanted = np.array([number or 0 for number in numbers],
+                              dtype=np.int64)
         if self._sorted is None or self._order is None:
             self._order = np.argsort(self.ids)
             self._sorted = self.ids[self._order]
         place = np.searchsorted(self._sorted, wanted)
-        found = place < len(self)
+        found = known & (place < len(self))
         found[found] = self._sorted[place[found]] == wanted[found]
-        if not found.all():
-            self._unknown(wanted[~found][0])
-        return self._order[place]
+        rows = np.full(len(given), -1, dtype=np.int64)
+        rows[found] = self._order[place[found]]
+        return rows
 
     def _string_rows(self, ids: Any) -> Array:
         if self._places is None:
@@ -99,27 +115,8 @@ class IdIndex:
             text = one if isinstance(one, str) else None
             if _is_integer(one):
                 text = str(int(one))
-            row = None if text is None else self._places.get(text)
-            if row is None:
-                self._unknown(one)
-            rows.append(row)
+            rows.append(-1 if text is None else self._places.get(text, -1))
         return np.array(rows, dtype=np.int64)
-
-    def _integer(self, one: Any) -> int:
-        number = None
-        if _is_integer(one) or (isinstance(one, (float, np.floating))
-                                and float(one).is_integer()):
-            number = int(one)
-        elif isinstance(one, str):
-            text = one.strip()
-            if text.lstrip("+-").isdecimal() and len(text) < 20:
-                try:
-                    number = int(text)
-                except ValueError:
-                    pass
-        if number is None or abs(number) >= 2**63:
-            self._unknown(one)
-        return number
 
     def _unknown(self, one: Any) -> NoReturn:
         shown = f"'{one}'" if isinstance(one, str) else f"{one}"
@@ -133,6 +130,10 @@ class IdIndex:
         raise UnknownIdError(f"unknown {self.what} {shown}: the ids of the "
                              f"{len(self)} {self.what}s are {like}")
 
+    def live(self) -> Array:
+        r"""Returns the rows that ids stand for, ascending."""
+        return np.arange(len(self))
+
     def take(self, rows: Array) -> Array:
         r"""Returns the ids of rows, -1 or :obj:`None` for row -1."""
         if not len(self):
@@ -143,9 +144,7 @@ class IdIndex:
 
     def encode(self, name: str) -> dict[str, Array]:
         r"""Returns the arrays that hold the ids."""
-        if self.are_strings:
-            return encode_strings(name, self.ids)
-        return {name: _smallest_signed(self.ids)}
+        return encode_ids(name, self.ids)
 
     @classmethod
     def decode(cls, content: Container, name: str, what: str,
@@ -198,10 +197,21 @@ class Catalogue:
                                  f"titles, one an item (got {len(titles)})")
             self.item_titles = ["" if title is None else str(title)
                                 for title in titles]
-        self.seen: Optional[CSR] = None
+        self._seen: Optional[CSR] = None
         if seen is not None:
-            self.seen = check_csr("seen", seen, len(self.users),
-                                  len(self.items))
+            self._seen = check_csr("seen", seen, len(self.users),
+                                   len(self.items))
+
+    @property
+    def seen(self) -> Optional[CSR]:
+        r"""The item rows that each user has seen, ascending, as
+        :obj:`(indptr, indices)`.
+        """
+        return self._seen
+
+    def seen_by(self, rows: Array) -> Optional[CSR]:
+        r"""The item rows that some users have seen, likewise."""
+        return None if self._seen is None else take_rows(self._seen, rows)
 
     @property
     def user_ids(self) -> Array:
@@ -257,7 +267,8 @@ class Catalogue:
         catalogue = cls.__new__(cls)
         catalogue.users, catalogue.items = users, items
         catalogue.item_titles = titles
-        catalogue.seen = seen and check_csr("seen", seen, num_users, num_items)
+        catalogue._seen = seen and check_csr("seen", seen, num_users,
+                                             num_items)
         return catalogue
 
     def __repr__(self) -> str:
@@ -269,6 +280,21 @@ class Catalogue:
 def _is_integer(one: Any) -> bool:
     return (isinstance(one, (int, np.integer))
             and not isinstance(one, (bool, np.bool_)))
+
+
+def _integer(one: Any) -> Optional[int]:
+    number = None
+    if _is_integer(one) or (isinstance(one, (float, np.floating))
+                            and float(one).is_integer()):
+        number = int(one)
+    elif isinstance(one, str):
+        text = one.strip()
+        if text.lstrip("+-").isdecimal() and len(text) < 20:
+            try:
+                number = int(text)
+            except ValueError:
+                pass
+    return None if number is None or abs(number) >= 2**63 else number
 
 
 def _normalise(ids: Any, what: str) -> Array:
@@ -301,6 +327,13 @@ def _smallest_signed(values: Array) -> Array:
         if info.min <= low and high <= info.max:
             return values.astype(dtype)
     return values.astype(np.int64)
+
+
+def encode_ids(name: str, ids: Array) -> dict[str, Array]:
+    r"""Returns the arrays that hold ids, integers or strings."""
+    if ids.dtype.kind == "O":
+        return encode_strings(name, ids)
+    return {name: _smallest_signed(ids)}
 
 
 def encode_strings(name: str, strings: Any) -> dict[str, Array]:

@@ -3,45 +3,43 @@ r"""Recommendations from a packed file."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Optional, Union
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
 
 from pyg_nodequant.runtime.atomic import PathLike
 from pyg_nodequant.runtime.catalogue import Catalogue, IdIndex
-from pyg_nodequant.runtime.csr import CSR, check_csr, take_rows
+from pyg_nodequant.runtime.csr import CSR
 from pyg_nodequant.runtime.file_format import (
     Container,
-    encode_container,
     read_container,
     write_container,
 )
 from pyg_nodequant.runtime.float_table import FloatTable
 from pyg_nodequant.runtime.graph import PackedGraph
+from pyg_nodequant.runtime.grown_catalogue import GrownCatalogue
+from pyg_nodequant.runtime.grown_table import GrownTable
+from pyg_nodequant.runtime.living import (
+    LivingRows,
+    StoredTable,
+    Table,
+    live_rows,
+)
+from pyg_nodequant.runtime.storage import measure_storage
 from pyg_nodequant.runtime.table import PackedTable
-from pyg_nodequant.runtime.topk import check_k, dot_rows, top_rows
+from pyg_nodequant.runtime.topk import check_k, dot_rows
 
 Array = np.ndarray[Any, Any]
-Table = Union[PackedTable, FloatTable]
 
 _KIND = "recommender"
 # Users whose rows are read at once, in numbers: bounds the memory of a batch.
 _BATCH_NUMBERS = 1 << 22
 
-_EMBEDDING_PARTS = {
-    "codes": "codes", "scale": "scales", "log": "scales", "offset": "offsets",
-    "class": "class_ids", "classes": "class_tables", "rows": "float_rows",
-    "degree": "graph", "item": "graph",
-}  # yapf: disable
-_CATALOGUE_PARTS = {
-    "c.user": "ids", "c.user.size": "ids", "c.item": "ids",
-    "c.item.size": "ids", "c.title": "titles", "c.title.size": "titles",
-    "c.seen.degree": "seen", "c.seen.item": "seen", "c.metadata": "metadata",
-}  # yapf: disable
 
-
-class PackedRecommender:
+class PackedRecommender(LivingRows):
     r"""Answers what a user should see from packed rows.
 
     The score of user :math:`u` and item :math:`i` is the inner product of
@@ -74,8 +72,8 @@ class PackedRecommender:
 
     def __init__(
         self,
-        users: Table,
-        items: Table,
+        users: StoredTable,
+        items: StoredTable,
         *,
         graph: Optional[PackedGraph] = None,
         catalogue: Optional[Catalogue] = None,
@@ -92,32 +90,19 @@ class PackedRecommender:
                                       len(catalogue.items)) != sizes:
             raise ValueError(f"'catalogue' needs {sizes[0]} users and "
                              f"{sizes[1]} items (got {catalogue})")
-        self.users = users
-        self.items = items
+        self.users: Table = users
+        self.items: Table = items
         self.graph = graph
         self.catalogue = catalogue
         self.metadata: dict[str, Any] = dict(metadata or {})
         _encode_metadata(self.metadata)
-        self._user_ids = (IdIndex(np.arange(sizes[0]), "user")
-                          if catalogue is None else catalogue.users)
-        self._item_ids = (IdIndex(np.arange(sizes[1]), "item")
-                          if catalogue is None else catalogue.items)
         self.served_users: Table = users
         self.served_items: Table = items
         if graph is not None:
             rows = graph.propagate(users.dequantize(), items.dequantize())
             self.served_users = FloatTable(rows[0])
             self.served_items = FloatTable(rows[1])
-
-    @property
-    def num_users(self) -> int:
-        r"""The number of users."""
-        return len(self.users)
-
-    @property
-    def num_items(self) -> int:
-        r"""The number of items."""
-        return len(self.items)
+        self._start()
 
     @property
     def dim(self) -> int:
@@ -166,20 +151,8 @@ class PackedRecommender:
         """
         k = check_k(k, self.num_items, "items")
         rows = self.served_users.check_ids(user_rows, "user_rows")
-        if exclude is not None:
-            exclude = check_csr("exclude", exclude, len(rows), self.num_items)
-        allowed = self.served_items.check_allow(allow)
-        scores = np.empty((len(rows), k))
-        items = np.empty((len(rows), k), dtype=np.int64)
-        step = max(1, _BATCH_NUMBERS // self.dim)
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            masked = exclude
-            if exclude is not None and len(rows) > step:
-                masked = take_rows(exclude, np.arange(len(rows))[part])
-            scores[part], items[part] = self.served_items.search(
-                self.served_users.dequantize(rows[part]), k, masked, allowed)
-        return scores, items
+        return self.served_items.topk((self.served_users, rows), k, exclude,
+                                      allow)
 
     def recommend(
         self,
@@ -215,19 +188,62 @@ class PackedRecommender:
         single, rows = _rows(self._user_ids, user_ids)
         seen = None
         if exclude_seen:
-            if self.catalogue is None or self.catalogue.seen is None:
+            if self.catalogue is not None:
+                seen = self.catalogue.seen_by(rows)
+            if seen is None:
                 raise ValueError("'exclude_seen' needs to be False where "
                                  "there are no seen lists, as in a bare file "
                                  "(got True)")
-            seen = take_rows(self.catalogue.seen, rows)
         allowed = None
         if allow is not None:
             allowed = np.unique(_rows(self._item_ids, allow)[1])
         if exclude is not None:
-            every = np.arange(self.num_items) if allowed is None else allowed
+            every = live_rows(self.items) if allowed is None else allowed
             allowed = np.setdiff1d(every, _rows(self._item_ids, exclude)[1])
         scores, items = self.topk_rows(rows, k, seen, allowed)
         return _answer(scores, self._item_ids.take(items), single)
+
+    def recommend_for(
+        self,
+        item_ids: Any,
+        k: int = 20,
+        weights: Any = None,
+        exclude: bool = True,
+        allow: Any = None,
+    ) -> tuple[Array, Array]:
+        r"""Returns the best items of a new user, known by a handful of items
+        (:meth:`fold_in`).
+
+        Args:
+            item_ids (sequence): The items.
+            k (int): How many items the user gets, in [1, num_items].
+            weights (sequence, optional): A weight for each item.
+            exclude (bool): Whether these items are left out.
+            allow (sequence, optional): The only item ids the user gets.
+
+        Returns:
+            Scores and item ids of shape :obj:`[k]`, as in :meth:`recommend`.
+
+        Raises:
+            UnknownIdError: If an item is not known.
+            ValueError: If :obj:`k` is out of range, or :meth:`fold_in`
+                raises it.
+
+        Example:
+            >>> rows = FloatTable([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+            >>> PackedRecommender(rows, rows).recommend_for([0], k=1)[1]
+            array([1])
+        """
+        k = check_k(k, self.num_items, "items")
+        row = self.fold_in(item_ids, weights)
+        masked = allowed = None
+        if exclude:
+            own = np.unique(self._item_ids.rows(item_ids))
+            masked = np.array([0, len(own)]), own
+        if allow is not None:
+            allowed = np.unique(_rows(self._item_ids, allow)[1])
+        scores, items = self.served_items.topk(row[None], k, masked, allowed)
+        return scores[0], self._item_ids.take(items[0])
 
     def similar_items(self, item_ids: Any, k: int = 20) -> tuple[Array, Array]:
         r"""Returns the items of largest cosine similarity with each item,
@@ -254,22 +270,8 @@ class PackedRecommender:
         """
         k = check_k(k, self.num_items, "items")
         single, rows = _rows(self._item_ids, item_ids)
-        scores = np.empty((len(rows), k))
-        items = np.empty((len(rows), k), dtype=np.int64)
-        step = max(1, _BATCH_NUMBERS // self.dim)
-        for start in range(0, len(rows), step):
-            part = rows[start:start + step]
-            itself = np.arange(len(part) + 1), part
-            found = top_rows(self._directions,
-                             self.served_items.reading_order(),
-                             self._directions(part), k, itself)
-            scores[start:start + step], items[start:start + step] = found
+        scores, items = self.served_items.similar(rows, k)
         return _answer(scores, self._item_ids.take(items), single)
-
-    def _directions(self, rows: Array) -> Array:
-        x = self.served_items.read(rows)
-        length = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
-        return np.asarray(x / np.where(length > 0, length, 1.0))
 
     def score(self, user_ids: Any, item_ids: Any) -> Any:
         r"""Returns the scores of pairs of users and items.
@@ -313,36 +315,12 @@ class PackedRecommender:
         :obj:`num_nodes` and :obj:`parts`, the bytes of each part, which add
         up to :obj:`file_bytes`.
         """
-        parts = dict.fromkeys([
-            "header", *_EMBEDDING_PARTS.values(), "catalogue_header",
-            *_CATALOGUE_PARTS.values()
-        ], 0)
-        bare = self._encode(bare=True)
-        full = self._encode(bare=False)
-        parts["header"] = len(encode_container(_KIND, *bare)[0])
-        parts["catalogue_header"] = (len(encode_container(_KIND, *full)[0]) -
-                                     parts["header"])
-        for name, array in bare[1].items():
-            parts[_EMBEDDING_PARTS[name.split(".")[1]]] += array.nbytes
-        embedding_bytes = sum(parts.values()) - parts["catalogue_header"]
-        for name, array in full[1].items():
-            if name not in bare[1]:
-                parts[_CATALOGUE_PARTS[name]] += array.nbytes
-        nodes = self.num_users + self.num_items
-        bits = (self.users.mean_bits * self.num_users +
-                self.items.mean_bits * self.num_items)
-        bytes_per_node = embedding_bytes / max(nodes, 1)
-        return {
-            "file_bytes": sum(parts.values()),
-            "embedding_bytes": embedding_bytes,
-            "float_bytes": 256 * nodes,
-            "bytes_per_node": bytes_per_node,
-            "bits_per_parameter": 8 * bytes_per_node / 64,
-            "compression_ratio": 256 * nodes / embedding_bytes,
-            "mean_bit_width": bits / max(nodes, 1),
-            "num_nodes": nodes,
-            "parts": parts,
-        }
+        flat = self._flat()
+        users, items = flat._stored()
+        width = users.mean_bits * len(users) + items.mean_bits * len(items)
+        return measure_storage(_KIND, flat._encode(bare=True),
+                               flat._encode(bare=False),
+                               len(users) + len(items), width)
 
     def save(self, path: PathLike, bare: bool = False) -> None:
         r"""Writes the packed file. The same model gives the same bytes.
@@ -354,11 +332,80 @@ class PackedRecommender:
         Raises:
             PackedFileError: If the file cannot be written.
         """
-        write_container(path, _KIND, *self._encode(bare))
+        write_container(path, _KIND, *self._flat()._encode(bare))
+
+    def compact(self, path: PathLike) -> None:
+        r"""Writes one ordinary file of everything that is left, as
+        :meth:`save` does too: rows are numbered anew, in the same order, and
+        not rounded again, so that its answers are those of this recommender.
+
+        Args:
+            path (str or PathLike): The file to write.
+
+        Raises:
+            PackedFileError: If the file cannot be written.
+        """
+        self.save(path)
+
+    def save_delta(self, path: PathLike, since_base: bool = False) -> None:
+        r"""Writes what changed since the file that was opened, and since the
+        last delta that was opened or saved.
+
+        Args:
+            path (str or PathLike): The file to write.
+            since_base (bool): Whether to write everything that changed since
+                the base file, instead of those deltas.
+
+        Raises:
+            PackedFileError: If the file cannot be written.
+            ValueError: If the recommender was not opened from a file, or
+                :obj:`path` is one of the files that the delta follows.
+
+        Example:
+            >>> import tempfile
+            >>> folder, rows = tempfile.mkdtemp(), FloatTable([[1.0, 0.0]])
+            >>> PackedRecommender(rows, rows).save(f"{folder}/base.nq")
+            >>> model = PackedRecommender.open(f"{folder}/base.nq")
+            >>> model.append_items([7], rows=[[2.0, 0.0]])
+            >>> model.save_delta(f"{folder}/one.nqd")
+            >>> PackedRecommender.open(f"{folder}/base.nq",
+            ...                        deltas=[f"{folder}/one.nqd"])
+            PackedRecommender(1 users, 2 items, dim=2, avg_bits=32.00)
+        """
+        if self._base is None:
+            raise ValueError("a delta needs a recommender that was opened "
+                             "from a file: save it, and open that")
+        followed = self._chain[:1] if since_base else self._chain
+        if any(Path(path).resolve() == Path(one).resolve()
+               for one in followed):
+            raise ValueError(f"'path' needs to be another file than those "
+                             f"that the delta follows (got '{path}')")
+        delta = self._since(self._first if since_base else self._saved)
+        if since_base:
+            delta.after = self._base
+        self._last = delta.write(path)
+        self._chain = [*followed, path]
+        self._saved = self._mark()
+
+    def _stored(self) -> tuple[StoredTable, StoredTable]:
+        # The tables of a recommender that did not change since it was made.
+        assert not isinstance(self.users, GrownTable)
+        assert not isinstance(self.items, GrownTable)
+        return self.users, self.items
+
+    def _flat(self) -> PackedRecommender:
+        # What is left, without a trace of how it came to be.
+        users, items, catalogue = self.users, self.items, self.catalogue
+        if isinstance(users, GrownTable) and isinstance(items, GrownTable):
+            if isinstance(catalogue, GrownCatalogue):
+                catalogue = catalogue.flat()
+            return type(self)(users.flat(), items.flat(), catalogue=catalogue,
+                              metadata=self.metadata)
+        return self
 
     def _encode(self, bare: bool) -> tuple[dict[str, str], dict[str, Array]]:
         fields, arrays = {}, {}
-        for prefix, table in (("u", self.users), ("i", self.items)):
+        for prefix, table in zip("ui", self._stored(), strict=True):
             fields[prefix], part = table.encode(prefix)
             arrays.update(part)
         if self.graph is not None:
@@ -373,8 +420,14 @@ class PackedRecommender:
         return fields, arrays
 
     @classmethod
-    def open(cls, path: PathLike, mmap: bool = True,
-             verify: bool = True) -> PackedRecommender:
+    def open(
+        cls,
+        path: PathLike,
+        mmap: bool = True,
+        verify: bool = True,
+        *,
+        deltas: Sequence[PathLike] = (),
+    ) -> PackedRecommender:
         r"""Opens a packed file.
 
         Args:
@@ -383,11 +436,17 @@ class PackedRecommender:
                 :meth:`PackedTable.open`.
             verify (bool): Whether to check the checksums of its arrays; the
                 header and the layout are checked in any case.
+            deltas (sequence): The files that :meth:`save_delta` wrote on top
+                of it, in this order.
 
         Raises:
-            PackedFileError: If the file is missing, truncated, changed,
-                foreign or of a newer version.
+            PackedFileError: If a file is missing, truncated, changed, foreign
+                or of a newer version, or a delta does not follow the files
+                before it.
         """
+        if isinstance(deltas, (str, os.PathLike)):
+            raise ValueError(f"'deltas' needs to be a list of files "
+                             f"(got '{deltas}')")
         content = read_container(path, _KIND, mmap, verify)
         users = _decode_table(content, "u")
         items = _decode_table(content, "i")
@@ -401,10 +460,14 @@ class PackedRecommender:
             if "c.metadata" in content.arrays:
                 text = content.take("c.metadata", ["U8"], (None, )).tobytes()
                 metadata = json.loads(text.decode())
-            return cls(users, items, graph=graph, catalogue=catalogue,
-                       metadata=metadata)
+            opened = cls(users, items, graph=graph, catalogue=catalogue,
+                         metadata=metadata)
         except (ValueError, TypeError, RecursionError) as error:
             content.fail(str(error))
+        opened._passed(path, content)
+        for delta in deltas:
+            opened._follow(delta, mmap, verify)
+        return opened
 
     def __repr__(self) -> str:
         return (f"{type(self).__name__}({self.num_users} users, "
@@ -412,7 +475,7 @@ class PackedRecommender:
                 f"avg_bits={self.storage()['mean_bit_width']:.2f})")
 
 
-def _decode_table(content: Container, prefix: str) -> Table:
+def _decode_table(content: Container, prefix: str) -> StoredTable:
     if content.field(prefix).startswith("float "):
         return FloatTable.decode(content, prefix)
     return PackedTable.decode(content, prefix)
