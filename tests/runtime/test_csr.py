@@ -8,6 +8,7 @@ from pyg_nodequant.runtime.csr import (
     has_repeats,
     smallest_unsigned,
     take_rows,
+    with_columns,
 )
 
 
@@ -62,3 +63,17 @@ def test_refuses(csr, message):
 def test_smallest_unsigned(top, dtype):
     assert smallest_unsigned(np.array([0, top])).dtype == dtype
     assert smallest_unsigned(np.array([], dtype=int)).dtype == "u1"
+
+
+@pytest.mark.parametrize("columns", [[], [3], [8, 1, 5]])
+def test_with_columns(columns):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 4, 9)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    indices = rng.integers(0, 9, indptr[-1])
+    start, found = with_columns((indptr, indices), np.array(columns, int), 9)
+    for i in range(9):
+        assert found[start[i]:start[i + 1]].tolist() == [
+            *indices[indptr[i]:indptr[i + 1]].tolist(), *columns]
+    start, found = with_columns(None, np.array(columns, int), 2)
+    assert found.tolist() == columns * 2 and start[-1] == 2 * len(columns)

@@ -142,12 +142,23 @@ def test_recommend_reads_text_and_arrays():
         assert one.recommend(users, 5)[1].tolist() == [expected]
 
 
-def test_recommend_candidates():
+def test_recommend_candidates(monkeypatch):
     one = model()
     allow = ["1000", 1004, 1006, 1006]
     _, items = one.recommend([100, 103], 6, exclude_seen=False, allow=allow,
                              exclude=[1006, "1032"])
     assert sorted(items[0].tolist()) == [-1, -1, -1, -1, 1000, 1004]
+    # By lists of each user, or by a mask of the items.
+    for most in (0, 1 << 20):
+        monkeypatch.setattr(recommender, "_LIST_NUMBERS", most)
+        for hidden in (True, False):
+            found = one.recommend([100, 103], N, exclude_seen=hidden)
+            rest = one.recommend([100, 103], N, exclude_seen=hidden,
+                                 exclude=[1006, 1032])
+            for before, after in zip(found[1], rest[1], strict=True):
+                kept = before[~np.isin(before, [1006, 1032])]
+                assert after[:len(kept)].tolist() == kept.tolist()
+                assert (after[len(kept):] == -1).all()
     _, items = one.recommend(100, N, exclude_seen=False, exclude=[1006])
     assert 1006 not in items and (items == -1).sum() == 1
     scores, items = one.recommend(100, 2, allow=[])

@@ -2,7 +2,7 @@ r"""Lists of columns by row, in compressed form: seen items, graphs, masks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -77,6 +77,25 @@ def take_rows(csr: CSR, rows: Array) -> CSR:
     np.cumsum(counts, out=out[1:])
     place = np.repeat(starts - out[:-1], counts) + np.arange(out[-1])
     return out, indices[place]
+
+
+def with_columns(csr: Optional[CSR], columns: Array, num_rows: int) -> CSR:
+    r"""Returns lists with some columns added to every row, in any order.
+
+    Example:
+        >>> with_columns((np.array([0, 1, 1]), np.array([4])), np.array([7]),
+        ...              2)
+        (array([0, 2, 3]), array([4, 7, 7]))
+    """
+    if csr is None:
+        csr = np.zeros(num_rows + 1, dtype=np.int64), columns[:0]
+    indptr = csr[0] + np.arange(num_rows + 1) * len(columns)
+    out = np.empty(indptr[-1], dtype=np.int64)
+    added = np.zeros(len(out), dtype=np.bool_)
+    added[(indptr[1:, None] - np.arange(len(columns), 0, -1)).reshape(-1)] = 1
+    out[added] = np.tile(columns, num_rows)
+    out[~added] = csr[1]
+    return indptr, out
 
 
 def integers(name: str, values: Any) -> Array:

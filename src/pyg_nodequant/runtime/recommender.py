@@ -12,7 +12,7 @@ import numpy as np
 
 from pyg_nodequant.runtime.atomic import PathLike
 from pyg_nodequant.runtime.catalogue import Catalogue, IdIndex
-from pyg_nodequant.runtime.csr import CSR
+from pyg_nodequant.runtime.csr import CSR, with_columns
 from pyg_nodequant.runtime.file_format import (
     Container,
     read_container,
@@ -35,6 +35,8 @@ from pyg_nodequant.runtime.topk import check_k, dot_rows
 Array = np.ndarray[Any, Any]
 
 _KIND = "recommender"
+# Lists of excluded items longer than this in all become a mask of the items.
+_LIST_NUMBERS = 1 << 20
 # Users whose rows are read at once, in numbers: bounds the memory of a batch.
 _BATCH_NUMBERS = 1 << 22
 
@@ -198,8 +200,12 @@ class PackedRecommender(LivingRows):
         if allow is not None:
             allowed = np.unique(_rows(self._item_ids, allow)[1])
         if exclude is not None:
-            every = live_rows(self.items) if allowed is None else allowed
-            allowed = np.setdiff1d(every, _rows(self._item_ids, exclude)[1])
+            gone = np.unique(_rows(self._item_ids, exclude)[1])
+            if allowed is None and len(gone) * len(rows) <= _LIST_NUMBERS:
+                seen = with_columns(seen, gone, len(rows))
+            else:
+                every = live_rows(self.items) if allowed is None else allowed
+                allowed = np.setdiff1d(every, gone)
         scores, items = self.topk_rows(rows, k, seen, allowed)
         return _answer(scores, self._item_ids.take(items), single)
 
