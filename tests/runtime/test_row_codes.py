@@ -70,7 +70,8 @@ def test_kernels_as_python(monkeypatch):
     uses = rng.integers(0, 2, 8).astype(bool)
     scale, shift = rng.normal(size=(2, 5))
     out = np.empty((5, 8))
-    monkeypatch.setattr(row_codes, "decode_row", row_codes.decode_row.py_func)
+    monkeypatch.setattr(row_codes, "decode_number",
+                        row_codes.decode_number.py_func)
     row_codes.decode_rows.py_func(pad_strings(strings), starts, widths, steps,
                                   offsets, uses, scale, shift, out)
     for i in range(5):

@@ -285,9 +285,9 @@ def test_kernels_as_python(monkeypatch):
     table = random_table(np.random.default_rng(8), 150, 9, "offset")
     queries = np.random.default_rng(9).normal(size=(2, 9)).astype(np.float32)
     expected = table.topk(queries, 5, ([0, 1, 2], [3, 4]))
-    for name in ("_limit", "_bounds", "_take", "_read", "scan",
-                 "lookup_bounds", "contains", "worse", "sink", "dot",
-                 "row_start", "decode_row"):
+    for name in ("_limit", "_bounds", "_reference", "_read", "_multiply",
+                 "scan", "lookup_bounds", "contains", "worse", "sink",
+                 "row_start", "decode_number"):
         kernel = getattr(scan, name)
         monkeypatch.setattr(scan, name, kernel.py_func)
     monkeypatch.setattr("pyg_nodequant.runtime.search.scan", scan.scan)

@@ -78,12 +78,14 @@ def test_a_fork_can_search():
 
 
 def test_sampled_tiles_come_first_and_none_twice():
-    counts = np.array([5, 0, 70_000])
+    size = search.TILE_ROWS
+    counts = np.array([5, 0, 69 * size - 7])
     tiles = search._tiles(counts)
     assert np.array_equal(np.unique(tiles, axis=0), np.unique(np.concatenate(
-        [[[0, 0, 5]], [[2, i, min(i + 1024, 70_000)]
-                       for i in range(0, 70_000, 1024)]]), axis=0))
-    assert len(tiles) == 70 and tiles[31].tolist() == [2, 69632, 70000]
+        [[[0, 0, 5]], [[2, i * size, min((i + 1) * size, counts[2])]
+                       for i in range(69)]]), axis=0))
+    assert len(tiles) == 70
+    assert tiles[31].tolist() == [2, 68 * size, 69 * size - 7]
     assert search._tiles(np.array([0])).shape == (0, 3)
 
 

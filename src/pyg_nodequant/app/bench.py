@@ -13,9 +13,10 @@ from pyg_nodequant.app.tables import format_bytes, format_count, format_table
 from pyg_nodequant.config import check_choice, check_number
 
 EPILOG = """\
-Every method answers the same queries, in turn, in one process; shown are
-medians. Rivals are measured where they are installed: torch (float32 product
-and topk) and faiss (pip install pyg-nodequant[faiss]).
+Every method answers the same queries in one process, three of them and then
+the next method's turn, each after one that is not timed; shown are medians.
+Rivals are measured where they are installed: torch (float32 product and topk)
+and faiss (pip install pyg-nodequant[faiss]).
 
 examples:
   nodequant bench serve runs/2026-01-01_12-00-00

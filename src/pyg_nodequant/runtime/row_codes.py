@@ -193,31 +193,22 @@ def _unpack(strings: Array, starts: Array, widths: Array, out: Array) -> None:
 
 
 @jit
-def decode_row(
-    string: Array,
-    starts: Array,
-    widths: Array,
-    steps: Array,
-    offsets: Array,
-    uses_offset: Array,
-    scale: float,
-    row_offset: float,
-    out: Array,
-) -> None:
-    r"""The numbers of one row, :math:`x_k = r (m_k + a_k v_k) + o n_k`, in
+def decode_number(string: Array, start: int, width: int, step: float,
+                  offset: float, uses_offset: bool, scale: float,
+                  row_offset: float) -> Any:
+    r"""One number of a row, :math:`x_k = r (m_k + a_k v_k) + o n_k`, in
     :obj:`float64` and rounded to :obj:`float32` once. The string carries a
     spare zero byte.
     """
-    for k in range(len(out)):
-        first = starts[k] >> 3
-        pair = (np.uint32(string[first])
-                | np.uint32(string[first + 1]) << np.uint32(8))
-        mask = (np.uint32(1) << np.uint32(widths[k])) - np.uint32(1)
-        v = np.float64((pair >> np.uint32(starts[k] & 7)) & mask)
-        x = scale * (np.float64(offsets[k]) + np.float64(steps[k]) * v)
-        if uses_offset[k]:
-            x += row_offset
-        out[k] = np.float32(x)
+    first = start >> 3
+    pair = (np.uint32(string[first])
+            | np.uint32(string[first + 1]) << np.uint32(8))
+    mask = (np.uint32(1) << np.uint32(width)) - np.uint32(1)
+    v = np.float64((pair >> np.uint32(start & 7)) & mask)
+    x = scale * (np.float64(offset) + np.float64(step) * v)
+    if uses_offset:
+        x += row_offset
+    return np.float64(np.float32(x))
 
 
 @jit
@@ -232,10 +223,13 @@ def decode_rows(
     row_offset: Array,
     out: Array,
 ) -> None:
-    r"""The numbers of rows of one class, see :meth:`decode_row`."""
+    r"""The numbers of rows of one class, see :meth:`decode_number`."""
     for i in range(len(out)):
-        decode_row(strings[i], starts, widths, steps, offsets, uses_offset,
-                   scale[i], row_offset[i], out[i])
+        string = strings[i]
+        for k in range(out.shape[1]):
+            out[i, k] = decode_number(string, starts[k], widths[k], steps[k],
+                                      offsets[k], uses_offset[k], scale[i],
+                                      row_offset[i])
 
 
 def pack_codes(codes: ArrayLike, widths: ArrayLike) -> Array:

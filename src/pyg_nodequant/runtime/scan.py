@@ -17,18 +17,18 @@ import numpy as np
 from pyg_nodequant.runtime._jit import jit
 from pyg_nodequant.runtime.blocks import row_start
 from pyg_nodequant.runtime.query_plan import ClassTables, QueryPlans
-from pyg_nodequant.runtime.row_codes import decode_row
+from pyg_nodequant.runtime.row_codes import decode_number
 from pyg_nodequant.runtime.tile_bounds import (
     Terms,
     as_float32,
     tile_bounds,
 )
-from pyg_nodequant.runtime.topk import contains, dot, sink, worse
+from pyg_nodequant.runtime.topk import contains, sink, worse
 
 Array = np.ndarray[Any, Any]
 
 #: Rows whose scales are read at once; a multiple of a block.
-TILE_ROWS = 1024
+TILE_ROWS = 2048
 
 
 class StoredRows(NamedTuple):
@@ -52,17 +52,6 @@ class Limits(NamedTuple):
     allowed: Array  #: bool by row; empty if all are
     indptr: Array  #: int64, where a query's excluded rows begin
     indices: Array  #: int32, the excluded rows, ascending
-
-
-class Work(NamedTuple):
-    r"""What a scan writes on its way."""
-
-    padded: Array  #: uint8, a short block filled up to 64 rows
-    string: Array  #: uint8, the bit string of a row
-    row: Array  #: float64, the row
-    scale: Array  #: float32, the scales of a tile
-    offset: Array  #: float32, its offsets; empty if there are none
-    bounds: Array  #: float32, of the scores of a tile
 
 
 lookup_bounds = jit(tile_bounds)  # without vector instructions
@@ -90,48 +79,23 @@ def _bounds(codes: Array, start: int, blocks: int, size: int, tables: Array,
 
 
 @jit
-def _take(rows: StoredRows, classes: ClassTables, c: int, begin: int,
-          block: int, count: int, query: Array, limits: Limits, q: int,
-          norm: float, work: Work, best_scores: Array,
-          best_ids: Array) -> None:
-    # Scores the rows of a tile's block whose bounds are high enough, and puts
-    # them into the heap of a query.
-    limit = _limit(best_scores[0], norm)
-    size = classes.sizes[c]
-    has_offset = len(rows.offset) > 0
-    for j in range(block, block + count):
-        if not work.bounds[j] >= limit:
-            continue
-        position = rows.first[c] + begin + j
-        number = int(position)
-        if len(rows.order) > 0:
-            number = int(rows.order[position])
-        if len(limits.allowed) > 0 and not limits.allowed[number]:
-            continue
-        if contains(limits.indices, limits.indptr[q], limits.indptr[q + 1],
-                    number):
-            continue
-        score = 0.0
-        shared = len(rows.scale) == 1
-        scale = np.float64(as_float32(rows.scale[0 if shared else position]))
-        if scale != 0 or has_offset:
-            shift = np.float64(rows.offset[position]) if has_offset else 0.0
-            first, apart = row_start(begin + j, rows.counts[c], size)
-            first += rows.starts[c]
-            for b in range(size):
-                work.string[b] = rows.codes[first + b * apart]
-            work.string[size] = 0
-            decode_row(work.string, classes.bits[c], classes.widths[c],
-                       classes.steps[c], classes.offsets[c],
-                       classes.uses_offset[c], scale, shift, work.row)
-            score = dot(query, work.row)
-            if len(rows.weights) > 0:
-                score *= rows.weights[position]
-        if worse(best_scores[0], best_ids[0], score, number):
-            best_scores[0] = score
-            best_ids[0] = number
-            sink(best_scores, best_ids, 0, len(best_scores))
-            limit = _limit(best_scores[0], norm)
+def _reference(codes: Array, start: int, place: int, count: int, size: int,
+               c: int, bits: Array, widths: Array, steps: Array,
+               offsets: Array, uses_offset: Array, scale: float,
+               shift: float, queries: Array, q: int,
+               string: Array) -> float:
+    # The reference score of a row: the products of its numbers and those of a
+    # query, added up from the first on.
+    first, apart = row_start(place, count, size)
+    for b in range(size):
+        string[b] = codes[start + first + b * apart]
+    string[size] = 0
+    total = 0.0
+    for k in range(queries.shape[1]):
+        x = decode_number(string, bits[c, k], widths[c, k], steps[c, k],
+                          offsets[c, k], uses_offset[c, k], scale, shift)
+        total += queries[q, k] * x
+    return total
 
 
 @jit
@@ -140,6 +104,12 @@ def _read(stored: Array, out: Array) -> None:
     # compiler knows; a place added to each index would hide that.
     for j in range(len(stored)):
         out[j] = as_float32(stored[j])
+
+
+@jit
+def _multiply(weights: Array, values: Array) -> None:
+    for j in range(len(weights)):
+        values[j] *= np.float32(weights[j])
 
 
 @jit
@@ -168,59 +138,90 @@ def scan(
         best_scores (array): Heaps of the best scores so far :obj:`[Q, k]`.
         best_ids (array): The rows they belong to.
     """
-    longest = classes.sizes.max()
-    has_offset = len(rows.offset) > 0
-    work = Work(
-        np.zeros(64 * longest, np.uint8), np.zeros(longest + 2, np.uint8),
-        np.empty(queries.shape[1]), np.zeros(TILE_ROWS, np.float32),
-        np.zeros(TILE_ROWS if has_offset else 0, np.float32),
-        np.empty(TILE_ROWS, np.float32))
-    scale, offset, bounds = work.scale, work.offset, work.bounds
-    tables = plans.tables.reshape(-1)
+    # Taken out of their tuples once: doing so counts references, which costs
+    # more than scoring a row.
+    codes, stored, shifts = rows.codes, rows.scale, rows.offset
+    order, weights, firsts = rows.order, rows.weights, rows.first
+    allowed, indptr, indices = limits.allowed, limits.indptr, limits.indices
+    norms, sizes, entries = plans.norms, classes.sizes, classes.entries
+    bits, widths, steps = classes.bits, classes.widths, classes.steps
+    offsets, uses_offset = classes.offsets, classes.uses_offset
+    counts, starts = rows.counts, rows.starts
+    tables, plan_size = plans.tables.reshape(-1), plans.tables.shape[1]
+    all_terms, high = plans.terms, plans.high
+    has_offset, k = len(shifts) > 0, best_scores.shape[1]
+    longest = sizes.max()
+    padded = np.zeros(64 * longest, np.uint8)
+    string = np.zeros(longest + 2, np.uint8)
+    scale = np.zeros(TILE_ROWS, np.float32)
+    offset = np.zeros(TILE_ROWS if has_offset else 0, np.float32)
+    bounds = np.empty(TILE_ROWS, np.float32)
     for tile in range(tiles.shape[0]):
         c, begin, end = tiles[tile, 0], tiles[tile, 1], tiles[tile, 2]
-        size = classes.sizes[c]
-        start = rows.starts[c] + begin * size
-        position = rows.first[c] + begin
-        if len(rows.scale) == 1:
-            scale[:end - begin] = as_float32(rows.scale[0])
+        size, count = sizes[c], counts[c]
+        start, position = starts[c], firsts[c] + begin
+        if len(stored) == 1:
+            scale[:end - begin] = as_float32(stored[0])
         else:
-            _read(rows.scale[position:position + end - begin], scale)
+            _read(stored[position:position + end - begin], scale)
         if has_offset:
-            _read(rows.offset[position:position + end - begin], offset)
-        if len(rows.weights) > 0:
-            weights = rows.weights[position:position + end - begin]
-            for j in range(len(weights)):
-                scale[j] *= np.float32(weights[j])
-            for j in range(min(len(weights), len(offset))):
-                offset[j] *= np.float32(weights[j])
+            _read(shifts[position:position + end - begin], offset)
+        if len(weights) > 0:
+            _multiply(weights[position:position + end - begin], scale)
+            if has_offset:
+                _multiply(weights[position:position + end - begin], offset)
         short = (end - begin) & 63
         whole = end - begin - short
         if short:  # the last block of a class: filled up
-            at = start + whole * size
+            at = start + (begin + whole) * size
             for b in range(size):
                 for j in range(short):
-                    work.padded[64 * b + j] = rows.codes[at + b * short + j]
+                    padded[64 * b + j] = codes[at + b * short + j]
         for q in range(queries.shape[0]):
-            first = q * plans.tables.shape[1] + classes.entries[c]
-            planes = 2 if plans.high[q, c] else 1
-            terms = (plans.terms[q, c, 0], plans.terms[q, c, 1],
-                     plans.terms[q, c, 2], plans.terms[q, c, 3],
-                     plans.terms[q, c, 4])
-            limit = _limit(best_scores[q, 0], plans.norms[q])
-            found = _bounds(rows.codes, start, whole // 64, size, tables,
-                            first, planes, scale, offset, 0, terms, limit,
-                            bounds, shuffle)
+            entry = q * plan_size + entries[c]
+            planes = 2 if high[q, c] else 1
+            terms = (all_terms[q, c, 0], all_terms[q, c, 1],
+                     all_terms[q, c, 2], all_terms[q, c, 3],
+                     all_terms[q, c, 4])
+            limit = _limit(best_scores[q, 0], norms[q])
+            found = _bounds(codes, start + begin * size, whole // 64, size,
+                            tables, entry, planes, scale, offset, 0, terms,
+                            limit, bounds, shuffle)
             if short:
-                last = _bounds(work.padded, 0, 1, size, tables, first, planes,
+                last = _bounds(padded, 0, 1, size, tables, entry, planes,
                                scale, offset, whole, terms, limit, bounds,
                                shuffle)
                 found |= last << (whole // 64)
             block = 0
             while found >> block:
-                if found >> block & 1:
-                    _take(rows, classes, c, begin, 64 * block,
-                          min(64, end - begin - 64 * block), queries[q],
-                          limits, q, plans.norms[q], work, best_scores[q],
-                          best_ids[q])
+                if not found >> block & 1:
+                    block += 1
+                    continue
+                for j in range(64 * block, min(64 * block + 64, end - begin)):
+                    if not bounds[j] >= limit:
+                        continue
+                    number = int(position + j)
+                    if len(order) > 0:
+                        number = int(order[position + j])
+                    if len(allowed) > 0 and not allowed[number]:
+                        continue
+                    if contains(indices, indptr[q], indptr[q + 1], number):
+                        continue
+                    at = 0 if len(stored) == 1 else position + j
+                    r, score = np.float64(as_float32(stored[at])), 0.0
+                    if r != 0 or has_offset:
+                        o = (np.float64(shifts[position + j]) if has_offset
+                             else 0.0)
+                        score = _reference(codes, start, begin + j, count,
+                                           size, c, bits, widths, steps,
+                                           offsets, uses_offset, r, o,
+                                           queries, q, string)
+                        if len(weights) > 0:
+                            score *= weights[position + j]
+                    if worse(best_scores[q, 0], best_ids[q, 0], score,
+                             number):
+                        best_scores[q, 0] = score
+                        best_ids[q, 0] = number
+                        sink(best_scores[q], best_ids[q], 0, k)
+                        limit = _limit(best_scores[q, 0], norms[q])
                 block += 1
