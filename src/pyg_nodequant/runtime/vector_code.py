@@ -33,6 +33,9 @@ _FLOAT = ir.FloatType()
 _BLOCK = 64  # rows, see blocks.py
 # Bytes of which 16-bit sums of two entries each cannot overflow.
 _CHUNK = 128
+# How far ahead memory is asked for, in bytes: the processor itself does not
+# look beyond a page.
+_AHEAD = 4096
 
 #: The byte shuffle of each feature, with the lanes it looks up at once.
 _SHUFFLES = {
@@ -109,6 +112,15 @@ class _Emitter:
         before = self.builder.load(place)
         self.builder.store(self.builder.add(before, value), place)
 
+    def prefetch(self, pointer: Any) -> None:
+        # Asks for a line of the cache; one beyond the array does no harm.
+        byte = _I8.as_pointer()
+        fetch = self.builder.module.declare_intrinsic(
+            "llvm.prefetch", (byte, ),
+            ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32]))
+        read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
+        self.builder.call(fetch, [pointer, read, keep, data])
+
     def variables(self, type_: Any) -> list[Any]:
         return [cgutils.alloca_once(self.builder, type_) for _ in self.parts]
 
@@ -141,6 +153,8 @@ class _Emitter:
             halves = (self.entries(tables, at),
                       self.entries(tables, builder.add(at, self.number(16))))
             row = builder.mul(loop.index, self.number(_BLOCK))
+            self.prefetch(builder.gep(block, [builder.add(
+                row, self.number(_AHEAD))]))
             for part in self.parts:
                 place = builder.add(row, self.number(part * self.lanes))
                 x = self.load(block, place, self.bytes)
