@@ -43,6 +43,16 @@ def test_compare_measures_all_methods_on_the_same_queries():
     assert first["bytes_per_item"] == table.nbytes / 500
 
 
+def test_rivals_on_rows_of_another_size():
+    pytest.importorskip("torch")
+    report = compare(synthetic_table("axes", 300), k=5, repeat=2,
+                     rivals=["torch"], rival_dim=64)
+    ours, other = report["methods"]
+    assert (ours["dim"], other["dim"]) == (32, 64)
+    assert other["recall"] is None and other["bytes_per_item"] == 256
+    assert ours["exact"] and ours["recall"] == 1.0
+
+
 def test_rivals_that_are_not_installed_are_left_out(monkeypatch):
     def absent(rows, k, threads):
         raise ImportError("no module named 'faiss'")
@@ -90,6 +100,7 @@ def test_a_packed_file(nodequant, tmp_path):
     (["--rivals", "annoy"], "'--rivals' needs to be one of"),
     (["--threads", "0"], "'--threads' needs to be an integer"),
     (["--items", "9", "-k", "10"], "'-k' needs to be an integer in [1, 9]"),
+    (["--rival-dim", "0"], "'--rival-dim' needs to be an integer"),
     (["missing.nq"], "no such packed file"),
 ])
 def test_bad_options(refused, arguments, message):

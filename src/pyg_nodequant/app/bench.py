@@ -50,6 +50,8 @@ def run(argv: Sequence[str]) -> int:
         help="an engine of ours, may be repeated (default: the best one)")
     add("--rivals", default="torch,faiss", metavar="NAMES",
         help="what else is measured (default: torch,faiss)")
+    add("--rival-dim", type=integer, metavar="D",
+        help="time the rivals on float rows of so many dimensions instead")
     add("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
     check_options(options)
@@ -72,6 +74,8 @@ def check_options(options: Any) -> None:
         check_number("--threads", options.threads, 1, there, integer=True)
     for name in options.engine or []:
         check_engine(name, "--engine")
+    if options.rival_dim is not None:
+        check_number("--rival-dim", options.rival_dim, 1, 4096, integer=True)
     options.rivals = [name for name in options.rivals.split(",") if name]
     for name in options.rivals:
         check_choice("--rivals", name, tuple(RIVALS))
@@ -106,7 +110,7 @@ def measure(options: Any) -> dict[str, Any]:
     return {"table": name, **compare(
         table, queries, k=options.k, repeat=options.repeat,
         batch=options.batch, threads=options.threads, engines=options.engine,
-        rivals=options.rivals)}
+        rivals=options.rivals, rival_dim=options.rival_dim)}
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -114,6 +118,7 @@ def as_text(report: dict[str, Any]) -> str:
     rows = [(
         one["method"], f"{one['ms_per_query']:.3f}",
         f"{one['times_ours']:.1f}", f"{one['bytes_per_item']:.1f}",
+        f"{one['dim']} numbers" if one["recall"] is None else
         "exact" if one["exact"] else f"{one['recall']:.3f}",
     ) for one in report["methods"]]
     head = (f"{report['table']}: {format_count(report['items'])} items, "

@@ -84,17 +84,31 @@ def synthetic_table(form: str, items: int) -> PackedTable:
 
 
 class Rows:
-    r"""The rows that all methods search, as floats, made once."""
+    r"""The rows that rivals search, as floats, made once.
 
-    def __init__(self, table: PackedTable) -> None:
-        self.table = table
+    Args:
+        table (PackedTable): The table to compare with.
+        dim (int, optional): Search other rows, normal numbers of so many
+            dimensions: those of a float model, say.
+    """
+
+    def __init__(self, table: PackedTable, dim: Optional[int] = None) -> None:
+        self.size = len(table)
+        self.nbytes = table.nbytes
+        self.dim = dim or table.dim
+        self._table = None if dim else table
         self._floats: Optional[Array] = None
 
     @property
     def floats(self) -> Array:
         r"""All rows, :obj:`float32`."""
         if self._floats is None:
-            self._floats = self.table.dequantize()
+            if self._table is not None:
+                self._floats = self._table.dequantize()
+            else:
+                rng = np.random.default_rng(2)
+                self._floats = rng.standard_normal((self.size, self.dim),
+                                                   dtype=np.float32)
         return self._floats
 
 
@@ -114,7 +128,7 @@ def _torch(rows: Rows, k: int, threads: int) -> Iterator[
                  for part in torch.split(torch.from_numpy(queries), block)]
         return np.asarray(torch.cat(parts).numpy())
 
-    yield "torch float32 + topk", search, 4 * rows.table.dim
+    yield "torch float32 + topk", search, 4 * rows.dim
 
 
 def _faiss(rows: Rows, k: int, threads: int) -> Iterator[
@@ -123,9 +137,9 @@ def _faiss(rows: Rows, k: int, threads: int) -> Iterator[
 
     faiss: Any = faiss_  # its types differ between versions
     faiss.omp_set_num_threads(threads)
-    dim = rows.table.dim
+    dim = rows.dim
     product = faiss.METRIC_INNER_PRODUCT
-    size = rows.table.nbytes / max(1, len(rows.table))
+    size = rows.nbytes / max(1, rows.size)
     found = [("IndexFlatIP", faiss.IndexFlatIP(dim), 4.0 * dim),
              ("SQ8", faiss.IndexScalarQuantizer(
                  dim, faiss.ScalarQuantizer.QT_8bit, product), 1.0 * dim),
@@ -161,6 +175,7 @@ def compare(
     threads: int = 1,
     engines: Optional[list[str]] = None,
     rivals: Optional[list[str]] = None,
+    rival_dim: Optional[int] = None,
 ) -> dict[str, Any]:
     r"""Measures all methods on the same queries, in turn.
 
@@ -178,6 +193,8 @@ def compare(
             given.
         rivals (list, optional): Keys of :obj:`RIVALS`; those that are not
             installed are left out.
+        rival_dim (int, optional): The rivals search other rows, of so many
+            dimensions (:class:`Rows`): only their time is measured then.
     """
     rng = np.random.default_rng(1)
     count = batch * (repeat + 1)
@@ -186,33 +203,41 @@ def compare(
     else:
         queries = users.dequantize(rng.integers(0, len(users), count))
     rounds = queries.reshape(repeat + 1, batch, table.dim)
-    rows = Rows(table)
+    other = rounds
+    if rival_dim:
+        other = rng.standard_normal((repeat + 1, batch, rival_dim),
+                                    dtype=np.float32)
+    rows = Rows(table, rival_dim)
     methods: list[tuple[str, Method, float]] = []
     size = table.nbytes / max(1, len(table))
     for name in engines or [table.engine]:
         methods.append((f"ours, {name}", _ours(table, name, k), size))
+    ours = len(methods)
     for rival in rivals or []:
         try:
             methods.extend(RIVALS[rival](rows, k, threads))
         except ImportError:
             continue
+    asked = [rounds if place < ours else other
+             for place in range(len(methods))]
     # Once to warm up, which also shows what each method finds.
-    found = [search(rounds[0]) for _, search, _ in methods]
+    found = [search(each[0]) for (_, search, _), each in zip(
+        methods, asked, strict=True)]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     times: list[list[float]] = [[] for _ in methods]
     # In turn, some queries each: the first of a turn is not timed, since it
     # finds the caches full of another method's rows.
     for begin in range(1, repeat + 1, _TURN):
         for place, (_, search, _) in enumerate(methods):
-            search(rounds[begin - 1])
-            for one in rounds[begin:begin + _TURN]:
+            search(asked[place][begin - 1])
+            for one in asked[place][begin:begin + _TURN]:
                 start = time.perf_counter()
                 search(one)
                 times[place].append(time.perf_counter() - start)
     medians = [1000 * statistics.median(each) / batch for each in times]
     recalls = [float(np.mean([len(np.intersect1d(a, b)) / k for a, b in
-                              zip(found[0], other, strict=True)]))
-               for other in found]
+                              zip(found[0], one, strict=True)]))
+               for one in found]
     return {
         "items": len(table), "dim": table.dim, "mean_bits": table.mean_bits,
         "bytes": table.nbytes, "k": k, "batch": batch, "threads": threads,
@@ -220,9 +245,11 @@ def compare(
         "methods": [{
             "method": name, "ms_per_query": median,
             "times_ours": median / medians[0], "bytes_per_item": nbytes,
-            "recall": recall, "exact": recall == 1.0,
-        } for (name, _, nbytes), median, recall in zip(
-            methods, medians, recalls, strict=True)],
+            "dim": table.dim if place < ours else rows.dim,
+            "recall": None if rival_dim and place >= ours else recall,
+            "exact": recall == 1.0,
+        } for place, ((name, _, nbytes), median, recall) in enumerate(zip(
+            methods, medians, recalls, strict=True))],
     }
 
 
