@@ -76,8 +76,12 @@ def class_tables(classes: RowClasses) -> ClassTables:
     sizes = string_bytes(classes.bits)
     entries = np.cumsum(64 * sizes) - 64 * sizes
     bits = np.stack([bit_starts(row) for row in classes.widths])
-    return ClassTables(classes.widths, bits.astype(np.int32), classes.steps,
-                       classes.offsets, classes.uses_offset, sizes, entries)
+    out = ClassTables(*map(np.ascontiguousarray, (
+        classes.widths, bits.astype(np.int32), classes.steps, classes.offsets,
+        classes.uses_offset, sizes, entries)))
+    for array in out:  # all alike, or kernels would be compiled again
+        array.setflags(write=False)
+    return out
 
 
 def plan_bytes(classes: ClassTables) -> int:

@@ -81,17 +81,18 @@ class RowClasses:
         }
         for name, (value, dtype) in fields.items():
             with np.errstate(over="ignore"):
-                array = np.asarray(value).astype(dtype)
+                array = _compact(np.asarray(value)).astype(dtype)
+            if not np.isfinite(array).all():
+                raise ValueError(f"'{name}' needs to be finite float32 "
+                                 f"(got an infinite or undefined value)")
             try:
-                full = np.array(np.broadcast_to(array, given.shape))
+                # A view, not a copy: a few bytes of a file may stand for a
+                # large table.
+                full = np.broadcast_to(array, given.shape)
             except ValueError:
                 raise ValueError(
                     f"'{name}' needs to broadcast to {list(given.shape)} "
                     f"(got {list(array.shape)})") from None
-            if not np.isfinite(full).all():
-                raise ValueError(f"'{name}' needs to be finite float32 "
-                                 f"(got an infinite or undefined value)")
-            full.setflags(write=False)
             object.__setattr__(self, name, full)
 
     def __setstate__(self, state: dict[str, Array]) -> None:
@@ -123,7 +124,8 @@ class RowClasses:
         column = np.asarray(widths, dtype=np.int64).reshape(-1, 1)
         offsets = -num_levels(column) / 2 if centered else 0.0
         uses = True if centered else column > 0
-        return cls(np.repeat(column, dim, axis=1), 1.0, offsets, uses)
+        return cls(np.broadcast_to(column, (len(column), dim)), 1.0, offsets,
+                   uses)
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -136,19 +138,23 @@ class RowClasses:
     @property
     def bits(self) -> Array:
         r"""The bits :math:`T_c` of a row's string, by class."""
-        return np.asarray(self.widths.astype(np.int64).sum(axis=1))
+        widths = _compact(self.widths)
+        repeats = self.dim // widths.shape[1]
+        return np.asarray(widths.astype(np.int64).sum(axis=1) * repeats)
 
     @property
     def largest(self) -> float:
         r"""The largest :math:`|m_{ck} + a_{ck} v|` of any code :math:`v`."""
-        low = self.offsets.astype(np.float64)
-        high = low + self.steps.astype(np.float64) * num_levels(self.widths)
+        low = _compact(self.offsets).astype(np.float64)
+        levels = num_levels(_compact(self.widths))
+        high = low + _compact(self.steps).astype(np.float64) * levels
         return float(np.maximum(np.abs(low), np.abs(high)).max())
 
     @property
     def is_node_only(self) -> bool:
         r"""Whether each class has one width in all dimensions."""
-        return bool((self.widths == self.widths[:, :1]).all())
+        widths = _compact(self.widths)
+        return bool((widths == widths[:, :1]).all())
 
     def to_bytes(self) -> bytes:
         r"""Writes the table compactly and without loss.
@@ -236,10 +242,16 @@ class RowClasses:
             values[name] = flat.reshape(count, columns)
         if position != len(data):
             raise ValueError("the class table is too long")
-        widths = np.repeat(values["widths"],
-                           dim // values["widths"].shape[1], axis=1)
+        widths = np.broadcast_to(values["widths"], (count, dim))
         return cls(widths, values["steps"], values["offsets"],
                    values["uses_offset"])
+
+
+def _compact(array: Array) -> Array:
+    # One column for all, where that is how an array came to its size.
+    if array.ndim == 2 and array.shape[1] > 1 and array.strides[1] == 0:
+        return array[:, :1]
+    return array
 
 
 _FIELDS: tuple[tuple[str, Any], ...] = (

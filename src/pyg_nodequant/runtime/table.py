@@ -305,14 +305,17 @@ class PackedTable(RowTable):
         out = np.empty((len(ids), self.dim))
         classes, positions = self.classes, self._layout.positions(ids)
         for number, rows in self._by_class(ids):
-            widths = classes.widths[number]
+            # Copies, which are alike in memory however the classes came.
+            widths = np.array(classes.widths[number])
+            steps = np.array(classes.steps[number])
+            levels = np.array(classes.offsets[number])
+            uses = np.array(classes.uses_offset[number])
             part = np.empty((len(rows), self.dim))
             chosen = positions[rows]
             offsets = (np.zeros(len(rows)) if self._offsets is None else
                        self._offsets[chosen].astype(np.float64))
             decode_rows(pad_strings(self._strings(number, chosen)),
-                        bit_starts(widths), widths, classes.steps[number],
-                        classes.offsets[number], classes.uses_offset[number],
+                        bit_starts(widths), widths, steps, levels, uses,
                         self._scales[chosen].astype(np.float64), offsets, part)
             out[rows] = part
         return out
