@@ -113,3 +113,23 @@ def test_num_threads(monkeypatch):
     assert _jit.num_threads() == 1
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert _jit.num_threads() == 1
+
+
+def test_what_is_cached_goes_with_any_file_of_the_package(tmp_path):
+    # A kernel calls functions of other files: numba would not notice that
+    # they changed.
+    package = tmp_path / "pyg_nodequant" / "runtime"
+    shutil.copytree(Path(runtime.__file__).parent, package,
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    assert serve(tmp_path) == "[3]"
+    kernels = package / "__pycache__"
+    before = {path: path.stat().st_mtime_ns
+              for path in kernels.glob("scan.answer*.nbc")}
+    assert before
+    assert serve(tmp_path) == "[3]"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with (package / "vector_code.py").open("a") as file:
+        file.write("# changed\n")
+    assert serve(tmp_path) == "[3]"
+    assert all(path.stat().st_mtime_ns > then
+               for path, then in before.items())

@@ -224,11 +224,40 @@ def test_rows_in_rising_order():
                                                     19996, 19995]
 
 
+@pytest.mark.parametrize("k", [1000, 4096, 4097, 4900])
+def test_long_lists(k):
+    # Of the longest, no lower bounds are kept.
+    rng = np.random.default_rng(k)
+    table = random_table(rng, 20000, 5, "classes")
+    queries = rng.normal(size=(2, 5)).astype(np.float32)
+    exact = np.zeros((2, 20000))
+    x = table.dequantize().astype(np.float64)
+    for d in range(5):
+        exact += queries[:, d:d + 1].astype(np.float64) * x[:, d]
+    expected = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    for engine in ENGINES:
+        table.engine = engine
+        scores, ids = table.topk(queries, k)
+        assert np.array_equal(ids, expected)
+        assert np.array_equal(scores, np.take_along_axis(exact, ids, 1))
+
+
+def test_more_rows_wait_than_there_is_room_for():
+    # All scores are equal: no bound keeps a row out.
+    table = PackedTable.from_codes(np.ones((9000, 4), int), [2] * 9000,
+                                   scale=[0.5] * 9000)
+    assert 9000 > scan._WAITING
+    for query in (np.zeros(4), np.ones(4), -np.ones(4)):
+        scores, ids = table.topk(query, 30)
+        assert ids.tolist() == list(range(30))
+        assert (scores == 0.5 * query.sum()).all()
+
+
 @jit
 def all_bounds(codes, start, blocks, size, tables, first, planes, scale,
-               offset, terms, out):
+               offset, terms, limit, passed, out):
     return tile_bounds(codes, start, blocks, size, tables, first, planes,
-                       scale, offset, 0, terms, np.float32(0), out)
+                       scale, offset, terms, limit, out, passed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -257,24 +286,42 @@ def test_no_score_is_above_its_bound(seed, dim, kind):
             offset = np.ascontiguousarray(table.offset[ids])
         for q in range(2):
             out = np.empty(64 * whole, dtype=np.float32)
+            passed = np.empty(whole, dtype=np.uint64)
             terms = tuple(plans.terms[q, c])
             arguments = (rows.codes, int(rows.starts[c]), whole,
                          int(classes.sizes[c]), plans.tables[q],
                          int(classes.entries[c]), 2 if plans.high[q, c] else 1,
-                         scale, offset, terms, out)
-            found = all_bounds(*arguments)
-            limits = [scan._limit(score, plans.norms[q])
+                         scale, offset, terms)
+            everything = np.float32(-np.inf)
+            found = all_bounds(*arguments, everything, passed, out)
+            assert found == (1 << whole) - 1
+            assert (passed == ~np.uint64(0)).all()
+            limits = [scan._limit(-np.inf, score, plans.norms[q])
                       for score in exact[q, ids]]
             assert (out >= limits).all()
-            assert found == sum(int((out[64 * b:64 * b + 64] >= 0).any()) << b
-                                for b in range(whole))
-            # The bound is of use: within twice its own margin.
-            margin = np.abs(scale) * terms[2] * 2.001 + 1e-5
+            # Nor is one below its lower bound, which is what the scan raises
+            # its bar by.
+            margin = np.abs(scale).astype(float) * terms[2]
             if len(offset):
-                margin += np.abs(offset) * terms[4] * 2.001
-            assert (out - exact[q, ids] / plans.norms[q] <= margin).all()
-            slow = np.empty_like(out)
-            assert all_bounds.py_func(*arguments[:-1], slow) == found
+                margin += np.abs(offset).astype(float) * terms[4]
+            assert (out - 2 * margin - 1e-36 <=
+                    exact[q, ids] / plans.norms[q]).all()
+            slow, again = np.empty_like(out), np.empty_like(passed)
+            assert all_bounds.py_func(*arguments, everything, again,
+                                      slow) == found
+            assert np.array_equal(again, passed)
+            # Which rows pass, for a limit that some do.
+            limit = np.median(out) if len(out) else np.float32(0)
+            some = np.full_like(out, np.nan)
+            found = all_bounds(*arguments, limit, passed, some)
+            for b in range(whole):
+                part = slice(64 * b, 64 * b + 64)
+                assert int(passed[b]) == sum(
+                    int(value >= limit) << j
+                    for j, value in enumerate(out[part]))
+                assert (found >> b & 1) == (passed[b] != 0)
+                if passed[b]:
+                    assert np.array_equal(some[part], out[part])
             top = 2 * classes.sizes[c] * (65535 if plans.high[q, c] else 255)
             rounding = abs(terms[0]) + terms[1] * top
             assert (np.abs(slow - out) <= 2.0**-20 * (
@@ -286,11 +333,12 @@ def test_kernels_as_python(monkeypatch):
     queries = np.random.default_rng(9).normal(size=(2, 9)).astype(np.float32)
     expected = table.topk(queries, 5, ([0, 1, 2], [3, 4]))
     for name in ("_limit", "_bounds", "_reference", "_read", "_multiply",
-                 "scan", "lookup_bounds", "contains", "worse", "sink",
-                 "row_start", "decode_number"):
+                 "_raise_floor", "_score_waiting", "scan", "answer",
+                 "make_plans", "lookup_bounds", "contains", "worse", "sink",
+                 "sort_heaps", "row_start", "decode_number"):
         kernel = getattr(scan, name)
         monkeypatch.setattr(scan, name, kernel.py_func)
-    monkeypatch.setattr("pyg_nodequant.runtime.search.scan", scan.scan)
+    monkeypatch.setattr("pyg_nodequant.runtime.search.answer", scan.answer)
     for engine in ENGINES:
         table.engine = engine
         found = table.topk(queries, 5, ([0, 1, 2], [3, 4]))

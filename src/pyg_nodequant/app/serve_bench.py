@@ -20,8 +20,9 @@ Array = np.ndarray[Any, Any]
 Method = Callable[[Array], Array]
 
 _CHUNK = 1 << 20
-# Queries that a method is timed on before the next one's turn.
-_TURN = 3
+# Queries that a method is timed on before the next one's turn, and those that
+# come before: the first find the caches full of another method's rows.
+_TURN, _WARM = 3, 3
 
 
 def _mixed(rng: np.random.Generator, items: int) -> PackedTable:
@@ -225,11 +226,10 @@ def compare(
         methods, asked, strict=True)]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     times: list[list[float]] = [[] for _ in methods]
-    # In turn, some queries each: the first of a turn is not timed, since it
-    # finds the caches full of another method's rows.
     for begin in range(1, repeat + 1, _TURN):
         for place, (_, search, _) in enumerate(methods):
-            search(asked[place][begin - 1])
+            for one in range(_WARM):
+                search(asked[place][(begin - 1 - one) % (repeat + 1)])
             for one in asked[place][begin:begin + _TURN]:
                 start = time.perf_counter()
                 search(one)

@@ -8,12 +8,15 @@ under concurrent callers, such as the threads of a web server.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Callable, TypeVar, cast
 
 import numba
+from numba.core.caching import NullCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,7 +47,29 @@ def jit_fused(function: Function) -> Function:
 
 def _compile(function: Function, cache: bool, **options: Any) -> Function:
     kernel: Any = numba.njit(nogil=True, cache=cache, **options)(function)
+    if cache:
+        _tie_to_package(kernel)
     return cast(Function, kernel)
+
+
+def _tie_to_package(kernel: Any) -> None:
+    # What numba has on disk is valid while the file of the function is as it
+    # was, whatever has changed in those it calls. Here it is valid while the
+    # whole folder is as it was. Numba has no public place for this: where it
+    # is not the one below, nothing is cached.
+    cache = kernel._cache
+    if hasattr(getattr(cache, "_cache_file", None), "_source_stamp"):
+        cache._cache_file._source_stamp = _package_stamp()
+    else:
+        kernel._cache = NullCache()
+
+
+@functools.cache
+def _package_stamp() -> tuple[tuple[str, int, int], ...]:
+    found = [(path.name, path.stat()) for path in
+             sorted(Path(__file__).parent.glob("*.py"))]
+    return tuple((name, stat.st_mtime_ns, stat.st_size)
+                 for name, stat in found)
 
 
 def num_threads() -> int:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Optional
 import numpy as np
 
 from pyg_nodequant.runtime.atomic import PathLike, write_atomic
+from pyg_nodequant.runtime.memory import empty
 
 Array = np.ndarray[Any, Any]
 
@@ -219,9 +220,13 @@ def read_container(
             start = file.read(_HASHED_PREFIX)
             length = 8 + _read_header(opened, start, size)
             head = start + file.read(length - len(start))
-            data: Array = (
-                np.memmap(file, np.uint8, "r")[length:].view(np.ndarray)
-                if mmap else np.fromfile(file, np.uint8))
+            data: Array
+            if mmap:
+                data = np.memmap(file, np.uint8, "r")[length:]
+                data = data.view(np.ndarray)
+            else:
+                data = empty(max(size - length, 0))
+                data = data[:file.readinto(memoryview(data))]
     except OSError as error:
         raise PackedFileError(f"'{path}' cannot be read: "
                               f"{error.strerror or error}") from error

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import numpy as np
 
 from pyg_nodequant.runtime._jit import jit
+from pyg_nodequant.runtime.memory import empty
 from pyg_nodequant.runtime.row_classes import (
     RowClasses,
     pack_nibbles,
@@ -130,7 +131,7 @@ class RowLayout:
         it is first asked for.
         """
         if self._order is None:
-            order = np.empty(self.size, dtype=np.uint32)
+            order = empty(self.size, np.uint32)
             if self.is_sorted:
                 order[:] = np.arange(self.size)
             else:

@@ -15,10 +15,10 @@ smallest value on, in one byte or, where that would be too coarse, in two:
     \sum_t x_t w_t = c + \delta \sum_h T_h[\textrm{half byte } h] + e, \quad
     |e| \le \eta,
 
-where :math:`c` is chosen so that the error lies evenly about 0. Nothing here
-depends on the widths but the weights, and :math:`\eta` is the exact bound of
-the rounded entries, not an estimate: no row whose score exceeds
-:math:`\theta` has a scanned score below :math:`\theta - |r| \eta`.
+with :math:`\eta` half a step for each half byte. Nothing here depends on the
+widths but the weights, and :math:`\eta` is a bound, not an estimate: no row
+whose score exceeds :math:`\theta` has a scanned score below :math:`\theta -
+|r| \eta`.
 """
 
 from __future__ import annotations
@@ -89,28 +89,14 @@ def plan_bytes(classes: ClassTables) -> int:
     return int(64 * classes.sizes.sum())
 
 
-def make_plans(queries: Array, classes: ClassTables) -> QueryPlans:
-    r"""Returns the plans of queries :math:`(Q, d)`, finite
-    :obj:`float64`.
-    """
-    count, number = len(queries), len(classes.sizes)
-    plans = QueryPlans(
-        np.zeros((count, plan_bytes(classes)), dtype=np.uint8),
-        np.zeros((count, number, 5), dtype=np.float32),
-        np.zeros((count, number), dtype=np.bool_),
-        np.ones(count), np.zeros(count))
-    plan_queries(queries, classes, plans)
-    return plans
-
-
 @jit
 def plan_queries(queries: Array, classes: ClassTables,
                  plans: QueryPlans) -> None:
     r"""Fills in the plans of queries."""
     weights = np.zeros(8 * classes.sizes.max())
     sums = np.zeros(16)
-    lowest = np.array([0, 0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0])
     for q in range(queries.shape[0]):
+        low = plans.tables[q]
         norm = 0.0
         for k in range(queries.shape[1]):
             norm = max(norm, abs(queries[q, k]))
@@ -133,6 +119,7 @@ def plan_queries(queries: Array, classes: ClassTables,
                 for p in range(width):
                     weights[t] = x * step * (1 << p)
                     t += 1
+            halves = (t + 3) // 4  # half bytes that hold bits
             weights[t:8 * size] = 0.0
 
             widest = total = square = 0.0
@@ -146,40 +133,49 @@ def plan_queries(queries: Array, classes: ClassTables,
                 total += reach
             # The scores' spread if bits were thrown: sqrt(square) / 2.
             coarse = size * widest / 255 > _COARSE * 0.5 * np.sqrt(square)
-            levels = 65535 if coarse else 255
             # Kept from 0 where weights are lost in single precision anyway.
-            delta = np.float64(np.float32(max(widest / levels, 1e-30)))
+            delta = np.float64(np.float32(
+                max(widest / (65535 if coarse else 255), 1e-30)))
             inverse = 1 / delta
-            below = above = 0.0
             for h in range(2 * size):
-                least = 0.0
-                for p in range(4):
-                    least += min(weights[4 * h + p], 0.0)
-                sums[0] = -least
-                low = high = 0.0
+                least = 0.5
+                for t in range(4 * h, 4 * h + 4):
+                    least -= min(weights[t], 0.0) * inverse
+                sums[0] = least
+                for p in range(4):  # all sums without a bit, and with it
+                    weight = weights[4 * h + p] * inverse
+                    for v in range(1 << p):
+                        sums[(1 << p) + v] = sums[v] + weight
                 at = classes.entries[c] + 16 * h
                 for v in range(16):
-                    if v:  # the sum without the lowest bit, and that bit
-                        p = lowest[v]
-                        sums[v] = sums[v & (v - 1)] + weights[4 * h + p]
-                    level = min(int(sums[v] * inverse + 0.5), levels)
-                    error = sums[v] - level * delta
-                    low, high = min(low, error), max(high, error)
-                    plans.tables[q, at + v] = level & 255
-                    if coarse:
-                        plans.tables[q, at + 32 * size + v] = level >> 8
-                below += low
-                above += high
-            constant += 0.5 * (below + above)
+                    low[at + v] = np.uint8(np.int32(sums[v]))
+                if coarse:
+                    at += 32 * size
+                    for v in range(16):
+                        low[at + v] = np.uint8(np.int32(sums[v]) >> 8)
             # Sums, products and rows that are rounded to single precision:
             # each loses at most 2^-24 of one of these magnitudes.
             lost = _ROUNDING * (abs(constant) + total + magnitude)
             plans.high[q, c] = coarse
             plans.terms[q, c, 0] = constant
             plans.terms[q, c, 1] = delta
-            plans.terms[q, c, 2] = (0.5 * (above - below) *
+            plans.terms[q, c, 2] = (0.5 * halves * delta *
                                     (1 + _ROUNDING) + lost)
             plans.terms[q, c, 3] = turn
             plans.terms[q, c, 4] = _ROUNDING * turn_size
             peak = abs(constant) + 2 * total + magnitude + turn_size
             plans.peaks[q] = max(plans.peaks[q], peak)
+
+
+@jit
+def make_plans(queries: Array, classes: ClassTables) -> QueryPlans:
+    r"""Returns the plans of queries :math:`(Q, d)`, finite
+    :obj:`float64`.
+    """
+    count, number = len(queries), len(classes.sizes)
+    plans = QueryPlans(
+        np.zeros((count, 64 * classes.sizes.sum()), np.uint8),
+        np.zeros((count, number, 5), np.float32),
+        np.zeros((count, number), np.bool_), np.ones(count), np.zeros(count))
+    plan_queries(queries, classes, plans)
+    return plans

@@ -200,9 +200,9 @@ def decode_number(string: Array, start: int, width: int, step: float,
     :obj:`float64` and rounded to :obj:`float32` once. The string carries a
     spare zero byte.
     """
-    first = start >> 3
+    first = np.uint64(start) >> np.uint64(3)  # never counted from the end
     pair = (np.uint32(string[first])
-            | np.uint32(string[first + 1]) << np.uint32(8))
+            | np.uint32(string[first + np.uint64(1)]) << np.uint32(8))
     mask = (np.uint32(1) << np.uint32(width)) - np.uint32(1)
     v = np.float64((pair >> np.uint32(start & 7)) & mask)
     x = scale * (np.float64(offset) + np.float64(step) * v)

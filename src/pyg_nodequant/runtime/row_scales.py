@@ -7,6 +7,8 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyg_nodequant.runtime.memory import empty
+
 Array = np.ndarray[Any, Any]
 Rows = Union[Array, slice]
 
@@ -74,8 +76,9 @@ class RowScales:
                              f"(got {scale.ndim})")
         if dtype == "log8":
             return cls._store_log(scale, name)
+        data = empty(len(scale), dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            data = scale.astype(dtype)
+            data[:] = scale
         if not np.isfinite(data).all():
             bad = scale[~np.isfinite(data)][0]
             raise ValueError(f"'{name}' needs to be finite in {dtype} "
@@ -128,7 +131,8 @@ class RowScales:
         if self.log is None:
             return self.data
         if self._scanned is None:
-            self._scanned = self.values
+            self._scanned = empty(self.size, np.float32)
+            np.take(self._values, self.data, out=self._scanned, mode="clip")
             self._scanned.setflags(write=False)
         return self._scanned
 

@@ -111,8 +111,10 @@ class RowTable(ABC):
         if isinstance(queries, tuple) and len(queries) == 2 and isinstance(
                 queries[0], RowTable):
             return self._topk_of_rows(*queries, k, exclude, allowed)
-        with np.errstate(over="ignore", invalid="ignore"):
-            array = np.asarray(queries, dtype=np.float32)
+        array = np.asarray(queries)
+        if array.dtype != np.float32:
+            with np.errstate(over="ignore", invalid="ignore"):
+                array = array.astype(np.float32)
         single = array.ndim == 1
         array = array[None] if single else array
         if array.ndim != 2 or array.shape[1] != self.dim:

@@ -19,7 +19,14 @@ from pyg_nodequant.runtime.query_plan import (
 )
 from pyg_nodequant.runtime.row_classes import RowClasses
 from pyg_nodequant.runtime.row_scales import RowScales
-from pyg_nodequant.runtime.scan import TILE_ROWS, Limits, StoredRows, scan
+from pyg_nodequant.runtime.scan import (
+    PEAK,
+    TILE_ROWS,
+    Limits,
+    StoredRows,
+    answer,
+    scan,
+)
 from pyg_nodequant.runtime.scan_numpy import scan_numpy
 from pyg_nodequant.runtime.topk import NOTHING, sort_heaps, top_rows
 from pyg_nodequant.runtime.vector_code import find_shuffle
@@ -33,11 +40,11 @@ ENGINES = ("shuffle", "lookup", "numpy")
 # Tiles that are scanned first, evenly spread: after them the bar is nearly as
 # high as it gets, whatever the order of rows.
 _SAMPLE_TILES = 32
-# Sums above this could overflow in single precision.
-_PEAK = 1e37
 # Memory of the plans of one group of queries, and the most queries in one.
 _PLAN_BYTES = 1 << 24
 _GROUP = 256
+_NOTHING_EXCLUDED = np.zeros(0, dtype=np.int32)
+_NO_MASK = np.zeros(0, dtype=np.bool_)
 # Bytes below which one query is not worth a second thread.
 _SPLIT_BYTES = 1 << 22
 
@@ -100,6 +107,7 @@ class Searcher:
             _frozen(no_offsets if offsets is None else offsets.values),
             _frozen(no_order if layout.is_sorted else layout.order),
             layout.starts, layout.counts, layout.first, np.zeros(0))
+        self.size = layout.size
         self.tiles = _tiles(layout.counts)
         self.largest = max(scales.largest,
                            0.0 if offsets is None else offsets.largest)
@@ -136,36 +144,52 @@ class Searcher:
             allowed (array, optional): The only rows that queries get.
         """
         batch = len(queries)
-        mask = np.zeros(0, dtype=np.bool_)
+        queries = np.ascontiguousarray(queries, dtype=np.float64)
+        mask = _NO_MASK
         if allowed is not None:
-            mask = np.zeros(int(self.rows.counts.sum()), dtype=np.bool_)
+            mask = np.zeros(self.size, dtype=np.bool_)
             mask[allowed] = True
-        scores = np.full((batch, k), -np.inf)
-        ids = np.full((batch, k), NOTHING, dtype=np.int64)
+        scores = np.empty((batch, k))
+        ids = np.empty((batch, k), dtype=np.int64)
+        if batch == 1:
+            small = self.rows.codes.nbytes < _SPLIT_BYTES
+            workers = 1 if small else num_threads()
+            limits = _limits(mask, exclude, 0, 1)
+            if workers > 1:
+                safe = self._share(queries, limits, workers, scores, ids)
+            else:
+                safe = self._answer(queries, limits, scores, ids)
+            return (scores, ids) if safe else None
         group = max(1, min(_GROUP, _PLAN_BYTES //
-                           max(1, plan_bytes(self.classes))))
-        if batch > 1:
-            group = min(group, -(-batch // num_threads()))
-        safe = np.ones(max(batch, 1), dtype=np.bool_)
+                           max(1, plan_bytes(self.classes)),
+                           -(-batch // num_threads())))
+        unsafe = []
 
         def work(begin: int, end: int) -> None:
-            part = np.ascontiguousarray(queries[begin:end], dtype=np.float64)
-            plans = make_plans(part, self.classes)
-            if not (plans.peaks * max(self.largest, 1.0) < _PEAK).all():
-                safe[begin:end] = False
-                return
             limits = _limits(mask, exclude, begin, end)
-            if batch == 1:
-                self._scan_one(part, plans, limits, scores, ids)
-            else:
-                self._scan(self.tiles, part, plans, limits,
-                           scores[begin:end], ids[begin:end])
+            if not self._answer(queries[begin:end], limits,
+                                scores[begin:end], ids[begin:end]):
+                unsafe.append(begin)
 
         run_ranges(work, batch, group)
-        if not safe.all():
-            return None
+        return None if unsafe else (scores, ids)
+
+    def _answer(self, queries: Array, limits: Limits, scores: Array,
+                ids: Array) -> bool:
+        if self.engine != "numpy":
+            return bool(answer(self.rows, self.classes, self.tiles, queries,
+                               limits, self.engine == "shuffle", self.largest,
+                               scores, ids))
+        plans = make_plans(queries, self.classes)
+        if not self._is_safe(plans):
+            return False
+        scores[:], ids[:] = -np.inf, NOTHING
+        self._scan(self.tiles, queries, plans, limits, scores, ids)
         sort_heaps(scores, ids, NOTHING)
-        return scores, ids
+        return True
+
+    def _is_safe(self, plans: QueryPlans) -> bool:
+        return bool((plans.peaks * max(self.largest, 1.0) < PEAK).all())
 
     def _scan(self, tiles: Array, queries: Array, plans: QueryPlans,
               limits: Limits, scores: Array, ids: Array) -> None:
@@ -176,13 +200,12 @@ class Searcher:
             scan(self.rows, self.classes, tiles, queries, plans, limits,
                  self.engine == "shuffle", scores, ids)
 
-    def _scan_one(self, query: Array, plans: QueryPlans, limits: Limits,
-                  scores: Array, ids: Array) -> None:
+    def _share(self, query: Array, limits: Limits, workers: int,
+               scores: Array, ids: Array) -> bool:
         # One query is spread over threads by rows; each fills a heap.
-        workers = num_threads()
-        if workers == 1 or self.rows.codes.nbytes < _SPLIT_BYTES:
-            self._scan(self.tiles, query, plans, limits, scores, ids)
-            return
+        plans = make_plans(query, self.classes)
+        if not self._is_safe(plans):
+            return False
         k = scores.shape[1]
         heaps = [(np.full((1, k), -np.inf),
                   np.full((1, k), NOTHING, dtype=np.int64))
@@ -195,8 +218,10 @@ class Searcher:
         run_ranges(work, workers, 1)
         every = np.concatenate([heap[0][0] for heap in heaps])
         numbers = np.concatenate([heap[1][0] for heap in heaps])
-        best = np.lexsort((numbers, -every))[:k][::-1]  # worst first: a heap
+        best = np.lexsort((numbers, -every))[:k]
         scores[0], ids[0] = every[best], numbers[best]
+        ids[ids == NOTHING] = -1
+        return True
 
 
 def _frozen(array: Array) -> Array:
@@ -223,7 +248,7 @@ def _limits(mask: Array, exclude: Optional[CSR], begin: int,
             end: int) -> Limits:
     if exclude is None:
         return Limits(mask, np.zeros(end - begin + 1, dtype=np.int64),
-                      np.zeros(0, dtype=np.int32))
+                      _NOTHING_EXCLUDED)
     return Limits(mask, exclude[0][begin:end + 1], exclude[1])
 
 
@@ -239,7 +264,7 @@ def search_table(
     of all codes, or, where few rows may be answers or many are asked for, by
     reading the rows of :obj:`candidates`.
     """
-    size = int(searcher.rows.counts.sum())
+    size = searcher.size
     few = allowed is not None and 256 * len(allowed) < size
     if not (few or 4 * k > size):
         found = searcher.search(queries, k, exclude, allowed)

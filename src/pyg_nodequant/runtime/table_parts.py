@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from pyg_nodequant.runtime.blocks import to_blocks
 from pyg_nodequant.runtime.csr import check_range, integers
 from pyg_nodequant.runtime.layout import RowLayout
+from pyg_nodequant.runtime.memory import empty
 from pyg_nodequant.runtime.row_classes import MAX_CLASSES, RowClasses
 from pyg_nodequant.runtime.row_codes import (
     MAX_BITS,
@@ -84,7 +85,7 @@ def check_finite(classes: RowClasses, scales: RowScales,
 def pack_blocks(codes: Array, layout: RowLayout,
                  classes: RowClasses) -> Array:
     r"""Returns the codes of all rows as they are stored."""
-    out = np.empty(layout.num_bytes, dtype=np.uint8)
+    out = empty(layout.num_bytes)
     for number in np.flatnonzero(layout.counts).tolist():
         first, count = int(layout.first[number]), int(layout.counts[number])
         rows = layout.order[first:first + count]

@@ -2,7 +2,6 @@ r"""Upper bounds of scores, a tile of rows at a time, as numba calls them."""
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ from numba import types as numba_types
 from numba.extending import intrinsic, overload
 
 from pyg_nodequant.runtime.vector_code import (
-    cpu_features,
     emit_tile_bounds,
     find_shuffle,
+    widen_halves,
 )
 
 Array = np.ndarray[Any, Any]
@@ -23,37 +22,34 @@ ir: Any = llvm_ir
 types: Any = numba_types
 
 _BLOCK = 64  # rows, see blocks.py
-_I32, _FLOAT = ir.IntType(32), ir.FloatType()
 
 
 @intrinsic
 def _vector_bounds(typingctx: Any, codes: Any, start: Any, blocks: Any,
                  size: Any, tables: Any, first: Any, planes: Any, scale: Any,
-                 offset: Any, row: Any, terms: Any, limit: Any,
-                 out: Any) -> Any:
+                 offset: Any, terms: Any, limit: Any, out: Any,
+                 passed: Any) -> Any:
     feature = find_shuffle()
     if feature is None:
         return None
     intp, single = types.intp, types.float32
     signature = types.int64(codes, intp, intp, intp, tables, intp, intp,
-                            scale, offset, intp,
-                            types.UniTuple(single, 5), single, out)
+                            scale, offset, types.UniTuple(single, 5), single,
+                            out, passed)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         def array(which: int) -> Any:
             return context.make_array(sig.args[which])(context, builder,
                                                        args[which])
 
-        row = args[9]
         has_offset = builder.icmp_signed(
-            "!=", array(8).nitems, ir.Constant(row.type, 0))
+            "!=", array(8).nitems, ir.Constant(args[1].type, 0))
         return emit_tile_bounds(
             builder, feature, builder.gep(array(0).data, [args[1]]), args[2],
             args[3], builder.gep(array(4).data, [args[5]]), args[6],
-            builder.gep(array(7).data, [row]),
-            builder.gep(array(8).data, [row]), has_offset,
-            tuple(builder.extract_value(args[10], i) for i in range(5)),
-            args[11], builder.gep(array(12).data, [row]))
+            array(7).data, array(8).data, has_offset,
+            tuple(builder.extract_value(args[9], i) for i in range(5)),
+            args[10], array(11).data, array(12).data)
 
     return signature, codegen
 
@@ -66,8 +62,8 @@ Terms = tuple[float, float, float, float, float]
 
 def tile_bounds(codes: Array, start: int, blocks: int, size: int,
                 tables: Array, first: int, planes: int, scale: Array,
-                offset: Array, row: int, terms: Terms, limit: float,
-                out: Array) -> int:
+                offset: Array, terms: Terms, limit: float, out: Array,
+                passed: Array) -> int:
     r"""Forms upper bounds of the scores of some blocks of 64 rows,
 
     .. math::
@@ -82,20 +78,22 @@ def tile_bounds(codes: Array, start: int, blocks: int, size: int,
         tables (array): The entries of a plan, :obj:`uint8`.
         first (int): Where those of a row's first byte begin.
         planes (int): The bytes of an entry, 1 or 2.
-        scale (array): Scales :math:`r`, :obj:`float32`.
+        scale (array): Scales :math:`r`, :obj:`float32` or the bits of halves.
         offset (array): Offsets :math:`o`, or none.
-        row (int): Where the first row's scale, offset and bound are.
         terms (tuple): :math:`c, \delta, \eta, t, \epsilon`.
         limit (float): The bound that is to be reached.
-        out (array): The bounds, :obj:`float32`.
+        out (array): The bounds, :obj:`float32`; those of blocks of which no
+            row reaches the limit may be left out.
+        passed (array): A bit for each row: whether it reaches the limit;
+            :obj:`uint64` for each block.
 
     Returns:
-        A bit for each block: whether one of its rows reaches the limit.
+        A bit for each block: whether one of its rows does.
     """
     constant, delta, margin, turn, slack = terms
     result = 0
     for block in range(blocks):
-        found = False
+        found = np.uint64(0)
         for j in range(_BLOCK):
             total = 0
             for plane in range(planes):
@@ -104,53 +102,40 @@ def tile_bounds(codes: Array, start: int, blocks: int, size: int,
                     at = first + 32 * (plane * size + b)
                     total += (int(tables[at + (code & 15)]) +
                               int(tables[at + 16 + (code >> 4)])) << 8 * plane
-            i = row + block * _BLOCK + j
-            bound = (scale[i] * (constant + delta * np.float32(total)) +
-                     abs(scale[i]) * margin)
+            i = block * _BLOCK + j
+            r = as_float32(scale[i])
+            bound = (r * (constant + delta * np.float32(total)) +
+                     abs(r) * margin)
             if len(offset) > 0:
                 bound += offset[i] * turn + abs(offset[i]) * slack
             out[i] = bound
-            found |= bound >= limit
-        result |= int(found) << block
+            found |= np.uint64(bound >= limit) << np.uint64(j)
+        passed[block] = found
+        result |= int(found != 0) << block
     return result
 
 
 @overload(tile_bounds, strict=False)
 def _tile_bounds_compiled(codes: Any, start: Any, blocks: Any, size: Any,
                           tables: Any, first: Any, planes: Any, scale: Any,
-                          offset: Any, row: Any, terms: Any, limit: Any,
-                          out: Any) -> Any:
+                          offset: Any, terms: Any, limit: Any, out: Any,
+                          passed: Any) -> Any:
     if find_shuffle() is None:
         return tile_bounds
 
     def compiled(codes: Any, start: Any, blocks: Any, size: Any, tables: Any,
-                 first: Any, planes: Any, scale: Any, offset: Any, row: Any,
-                 terms: Any, limit: Any, out: Any) -> Any:
+                 first: Any, planes: Any, scale: Any, offset: Any, terms: Any,
+                 limit: Any, out: Any, passed: Any) -> Any:
         return vector_bounds(codes, start, blocks, size, tables, first,
-                             planes, scale, offset, row, terms, limit, out)
+                             planes, scale, offset, terms, limit, out, passed)
 
     return compiled
 
 
 @intrinsic
 def _from_half(typingctx: Any, bits: Any) -> Any:
-    native = bool(cpu_features() & {"f16c", "avx512f", "fullfp16"})
-    native = native or platform.machine().lower() in ("arm64", "aarch64")
-
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if native:
-            half = builder.bitcast(args[0], ir.HalfType())
-            return builder.fpext(half, _FLOAT)
-        # Exponent and fraction in place, then the exponent's bias put right.
-        wide = builder.zext(args[0], _I32)
-        size = builder.and_(wide, ir.Constant(_I32, 0x7FFF))
-        size = builder.bitcast(builder.shl(size, ir.Constant(_I32, 13)),
-                               _FLOAT)
-        size = builder.fmul(size, ir.Constant(_FLOAT, 2.0**112))
-        sign = builder.and_(wide, ir.Constant(_I32, 0x8000))
-        sign = builder.shl(sign, ir.Constant(_I32, 16))
-        return builder.bitcast(
-            builder.or_(builder.bitcast(size, _I32), sign), _FLOAT)
+        return widen_halves(builder, args[0])
 
     return types.float32(types.uint16), codegen
 
@@ -176,3 +161,30 @@ def _as_float32_compiled(stored: Any) -> Any:
     if stored == types.uint16:
         return lambda stored: from_half(stored)
     return lambda stored: np.float32(stored)
+
+
+@intrinsic
+def _count_zeros(typingctx: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), codegen
+
+
+count_zeros: Any = _count_zeros
+
+
+def lowest_bit(bits: Any) -> int:
+    r"""Returns the number of the lowest bit of :obj:`bits`, an unsigned
+    integer of 64 bits that is not 0.
+
+    Example:
+        >>> lowest_bit(np.uint64(40))
+        3
+    """
+    return (int(bits) & -int(bits)).bit_length() - 1
+
+
+@overload(lowest_bit, strict=False)
+def _lowest_bit_compiled(bits: Any) -> Any:
+    return lambda bits: count_zeros(bits)
