@@ -30,6 +30,7 @@ def load(folder: Path) -> tuple[str, dict[str, Any]]:
     quant = config["quant"]
     detail = {"node_aware": f"target_bits={quant['target_bits']}",
               "uniform": f"bits={quant['bits']}",
+              "transform": f"bytes={quant.get('bytes_per_node')}",
               "paper": f"lambda={quant['lambda_storage']:g}", "float": ""}
     name = (f"{metrics['data']['name'].split(' ')[0]} d="
             f"{config['model']['embedding_dim']} {quant['recipe']} "

@@ -74,7 +74,7 @@ def test_choices():
 
 @pytest.mark.parametrize("cls, kwargs, message", [
     (NodeQuantConfig, dict(recipe="best"), "'quant.recipe' needs to be one "
-     "of node_aware, paper, uniform, float (got 'best')"),
+     "of node_aware, transform, paper, uniform, float (got 'best')"),
     (NodeQuantConfig, dict(where="middle"), "'quant.where' needs to be one "
      "of output, input, both (got 'middle')"),
     (NodeQuantConfig, dict(range="x"), "'quant.range' needs to be one of "
@@ -93,6 +93,18 @@ def test_choices():
      "'quant.target_bits' needs to be a number in [1, 8] (got 0.5)"),
     (NodeQuantConfig, dict(target_bits=3, max_bits=2),
      "'quant.target_bits' needs to be a number in [1, 2] (got 3)"),
+    (NodeQuantConfig, dict(allocation="x"), "'quant.allocation' needs to be "
+     "one of sensitivity, degree, uniform, shuffled (got 'x')"),
+    (NodeQuantConfig, dict(axes=0),
+     "'quant.axes' needs to be an integer in [1, 4096] (got 0)"),
+    (NodeQuantConfig, dict(axes=4097),
+     "'quant.axes' needs to be an integer in [1, 4096] (got 4097)"),
+    (NodeQuantConfig, dict(min_bytes=-1),
+     "'quant.min_bytes' needs to be an integer in [0, 255] (got -1)"),
+    (NodeQuantConfig, dict(min_bytes=1.5),
+     "'quant.min_bytes' needs to be an integer in [0, 255] (got 1.5)"),
+    (NodeQuantConfig, dict(scale_bits=5),
+     "'quant.scale_bits' needs to be 4 or 8 (got 5)"),
     (NodeQuantConfig, dict(lambda_storage=-1e-4), "'quant.lambda_storage' "
      "needs to be a number of at least 0 (got -0.0001)"),
     (NodeQuantConfig, dict(sensitivity_power=5), "'quant.sensitivity_power' "
@@ -140,6 +152,92 @@ def test_wrong_values(cls, kwargs, message):
     assert str(error.value) == message
 
 
+BUDGETS = {"bytes_per_node": 9.5, "target_bytes": 3000,
+           "target_compression": 24}
+
+
+@pytest.mark.parametrize("recipe", ["transform", "node_aware"])
+@pytest.mark.parametrize("name, value, kind", [
+    ("bytes_per_node", 0, "a number above 0"),
+    ("bytes_per_node", math.inf, "a number above 0"),
+    ("target_compression", -2.0, "a number above 0"),
+    ("target_compression", math.nan, "a number above 0"),
+    ("target_bytes", 0, "an integer above 0"),
+    ("target_bytes", 99.5, "an integer above 0"),
+])
+def test_wrong_budgets(name, value, kind, recipe):
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig(recipe, **{name: value})
+    assert str(error.value) == f"'quant.{name}' needs to be {kind} " \
+        f"(got {value})"
+
+
+@pytest.mark.parametrize("kwargs, message", [
+    (dict(bytes_per_user=0, bytes_per_item=9),
+     "'quant.bytes_per_user' needs to be a number above 0 (got 0)"),
+    (dict(bytes_per_user=9, bytes_per_item=-1),
+     "'quant.bytes_per_item' needs to be a number above 0 (got -1)"),
+    (dict(bytes_per_user=9), "'quant.bytes_per_user' and 'quant.bytes_per_"
+     "item' need each other (got one of them)"),
+    (dict(bytes_per_item=9), "'quant.bytes_per_user' and 'quant.bytes_per_"
+     "item' need each other (got one of them)"),
+    (dict(bytes_per_node=9, target_bytes=99), "a budget needs to be given "
+     "once (got quant.bytes_per_node and quant.target_bytes)"),
+    (dict(target_compression=24, bytes_per_user=9, bytes_per_item=9),
+     "a budget needs to be given once (got quant.target_compression and "
+     "quant.bytes_per_user)"),
+    (BUDGETS, "a budget needs to be given once (got quant.bytes_per_node and "
+     "quant.target_bytes and quant.target_compression)"),
+    (dict(allocation="degree"), "'quant.allocation' needs to be one of "
+     "sensitivity, uniform, shuffled for transform (got 'degree')"),
+    (dict(allocation="uniform", bytes_per_node=9), "'quant.bytes_per_node' "
+     "needs widths that differ: uniform rows have 'quant.axes' times "
+     "'quant.bits' bits"),
+])
+def test_wrong_settings_of_transform(kwargs, message):
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig("transform", **kwargs)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("recipe, name", [
+    *((recipe, name) for recipe in ("paper", "uniform", "float")
+      for name in (*BUDGETS, "bytes_per_user")),
+    ("node_aware", "bytes_per_user")])
+def test_recipes_without_such_a_budget(recipe, name):
+    given = {name: BUDGETS.get(name, 9)}
+    if name == "bytes_per_user":
+        given["bytes_per_item"] = 9
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig(recipe, **given)
+    assert str(error.value) == f"'quant.{name}' is no setting of recipe " \
+        f"'{recipe}'"
+
+
+def test_node_aware_has_no_uniform_allocation():
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig("node_aware", allocation="uniform")
+    assert str(error.value) == (
+        "'quant.allocation' needs to be one of sensitivity, degree, shuffled "
+        "for node_aware (got 'uniform')")
+    NodeQuantConfig("node_aware", allocation="degree", bytes_per_node=9)
+
+
+@pytest.mark.parametrize("recipe", ["transform", "node_aware"])
+@pytest.mark.parametrize("kwargs, expected", [
+    ({}, None), ({"bytes_per_node": 9.5}, 1928), ({"target_bytes": 777}, 777),
+    ({"target_compression": 24}, 2165),
+    ({"target_compression": 25.6}, 2030)])
+def test_budgets_in_bytes(kwargs, expected, recipe):
+    # 203 nodes: what does not come out even is cut off.
+    assert NodeQuantConfig(recipe, **kwargs).budget_bytes(203) == expected
+
+
+def test_bytes_of_users_and_items_are_no_single_budget():
+    quant = NodeQuantConfig("transform", bytes_per_user=7.5, bytes_per_item=9)
+    assert quant.budget_bytes(203) is None
+
+
 @pytest.mark.parametrize("recipe, bits, bounds", [
     ("uniform", 1, (1, 4)), ("uniform", 3, (2, 4)), ("uniform", 8, (2, 8)),
     ("paper", 8, (2, 4))])
@@ -150,4 +248,11 @@ def test_width_bounds(recipe, bits, bounds):
 
 def test_target_bits_matter_to_node_aware_only():
     assert NodeQuantConfig(recipe="paper", target_bits=99).target_bits == 99
+    transform = NodeQuantConfig(recipe="transform", target_bits=99)
+    assert transform.target_bits == 99
     assert OptimizerConfig(l2=None).l2 is None
+
+
+def test_target_bits_do_not_matter_beside_a_budget():
+    quant = NodeQuantConfig("node_aware", min_bits=3, bytes_per_node=9.5)
+    assert quant.budget_bytes(203) == 1928

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-RECIPES = ("node_aware", "paper", "uniform", "float")
+RECIPES = ("node_aware", "transform", "paper", "uniform", "float")
+ALLOCATIONS = ("sensitivity", "degree", "uniform", "shuffled")
 WHERE = ("output", "input", "both")
 RANGES = ("symmetric", "minmax", "learned")
 MAX_SUPPORTED_BITS = 8
@@ -54,8 +55,11 @@ class NodeQuantConfig:
     r"""How a model is quantized, node by node.
 
     Args:
-        recipe (str): :obj:`"node_aware"` (float warm start, widths from the
-            sensitivity of the scores, exact budget, distilled fine-tuning),
+        recipe (str): :obj:`"transform"` (float warm start, rotation to the
+            principal axes of the scores, widths by node and axis, distilled
+            fine-tuning of the served rows), :obj:`"node_aware"` (float warm
+            start, widths from the sensitivity of the scores, exact budget,
+            distilled fine-tuning),
             :obj:`"paper"` (sigmoid controller trained jointly with BPR and
             the storage loss, rounded at the end), :obj:`"uniform"` (one width
             for all nodes, same fine-tuning) or :obj:`"float"`.
@@ -66,6 +70,27 @@ class NodeQuantConfig:
         target_bits (float): Mean width in bits to meet exactly
             (:obj:`"node_aware"` only).
         bits (int): The width of :obj:`"uniform"`.
+        bytes_per_node (float, optional): The most bytes a node that the
+            packed file may have without its catalogue, everything counted
+            (:obj:`"transform"`, :obj:`"node_aware"`); instead of
+            :obj:`target_bits`.
+        target_bytes (int, optional): The same as a number of bytes.
+        target_compression (float, optional): The same as how many times
+            smaller than 64 float32 numbers a node.
+        bytes_per_user (float, optional): Bytes of a stored user row, codes,
+            scale and class (:obj:`"transform"`); together with
+            :obj:`bytes_per_item`, instead of one budget.
+        bytes_per_item (float, optional): The same of an item.
+        allocation (str): Who gets the bits: :obj:`"sensitivity"`,
+            :obj:`"degree"` (:obj:`"node_aware"`), :obj:`"uniform"`
+            (:obj:`"transform"`: :obj:`bits` for each of the first
+            :obj:`axes`, rotated to equal spreads: the baseline), or
+            :obj:`"shuffled"`, the widths of :obj:`"sensitivity"` dealt out at
+            random among users and among items: a control.
+        axes (int): Principal axes that :obj:`"transform"` may use.
+        min_bytes (int): The fewest bytes of codes of a row of
+            :obj:`"transform"`.
+        scale_bits (int): Bits of its row scales, 4 or 8.
         lambda_storage (float): Weight of the storage loss
             :math:`\frac{1}{N}\sum_i b_i d` (:obj:`"paper"` only).
         range (str): :obj:`"symmetric"` (Gaussian span of the row's root mean
@@ -99,6 +124,15 @@ class NodeQuantConfig:
     max_bits: int = 8
     target_bits: float = 2.0
     bits: int = 2
+    bytes_per_node: Optional[float] = None
+    target_bytes: Optional[int] = None
+    target_compression: Optional[float] = None
+    bytes_per_user: Optional[float] = None
+    bytes_per_item: Optional[float] = None
+    allocation: str = "sensitivity"
+    axes: int = 96
+    min_bytes: int = 1
+    scale_bits: int = 4
     lambda_storage: float = 1e-4
     range: str = "symmetric"
     sensitivity_power: float = 1.0
@@ -122,7 +156,14 @@ class NodeQuantConfig:
                              f"'quant.max_bits' = {self.max_bits} "
                              f"(got {self.min_bits})")
         check_number("quant.bits", self.bits, 1, top, integer=True)
-        if self.recipe == "node_aware":
+        check_choice("quant.allocation", self.allocation, ALLOCATIONS)
+        check_number("quant.axes", self.axes, 1, 4096, integer=True)
+        check_number("quant.min_bytes", self.min_bytes, 0, 255, integer=True)
+        if self.scale_bits not in (4, 8):
+            raise ValueError(f"'quant.scale_bits' needs to be 4 or 8 "
+                             f"(got {self.scale_bits})")
+        self._check_budget()
+        if self.recipe == "node_aware" and self.budget_bytes(1) is None:
             check_number("quant.target_bits", self.target_bits, self.min_bits,
                          self.max_bits)
         check_number("quant.lambda_storage", self.lambda_storage, 0)
@@ -135,6 +176,56 @@ class NodeQuantConfig:
         check_number("quant.finetune_steps", self.finetune_steps, 0,
                      integer=True)
         check_number("quant.finetune_lr", self.finetune_lr, 0, open_low=True)
+
+    def _check_budget(self) -> None:
+        names = ("bytes_per_node", "target_bytes", "target_compression")
+        given = [name for name in names if getattr(self, name) is not None]
+        for name in given:
+            check_number(f"quant.{name}", getattr(self, name), 0,
+                         open_low=True, integer=name == "target_bytes")
+        rows = (self.bytes_per_user, self.bytes_per_item)
+        if (rows[0] is None) != (rows[1] is None):
+            raise ValueError("'quant.bytes_per_user' and 'quant.bytes_per_"
+                             "item' need each other (got one of them)")
+        if rows[0] is not None:
+            given.append("bytes_per_user")
+            for name in ("bytes_per_user", "bytes_per_item"):
+                check_number(f"quant.{name}", getattr(self, name), 0,
+                             open_low=True)
+        if len(given) > 1:
+            raise ValueError(f"a budget needs to be given once (got "
+                             f"{' and '.join('quant.' + n for n in given)})")
+        allowed = {"transform": 4, "node_aware": 3}.get(self.recipe, 0)
+        for name in given:
+            if (*names, "bytes_per_user").index(name) >= allowed:
+                raise ValueError(f"'quant.{name}' is no setting of recipe "
+                                 f"'{self.recipe}'")
+        other = {"transform": "degree", "node_aware": "uniform"}
+        if self.allocation == other.get(self.recipe):
+            names_left = [name for name in ALLOCATIONS
+                          if name != self.allocation]
+            raise ValueError(f"'quant.allocation' needs to be one of "
+                             f"{', '.join(names_left)} for {self.recipe} "
+                             f"(got '{self.allocation}')")
+        if given and self.allocation == "uniform":
+            raise ValueError(f"'quant.{given[0]}' needs widths that differ: "
+                             f"uniform rows have 'quant.axes' times "
+                             f"'quant.bits' bits")
+
+    def budget_bytes(self, num_nodes: int) -> Optional[int]:
+        r"""The most bytes of the embedding part, if there is such a bound.
+
+        Example:
+            >>> NodeQuantConfig(bytes_per_node=10.5).budget_bytes(100)
+            1050
+        """
+        if self.target_bytes is not None:
+            return self.target_bytes
+        if self.bytes_per_node is not None:
+            return int(self.bytes_per_node * num_nodes)
+        if self.target_compression is not None:
+            return int(256 * num_nodes / self.target_compression)
+        return None
 
     @property
     def width_bounds(self) -> tuple[int, int]:
@@ -202,6 +293,7 @@ class TrainerConfig:
     patience: int = 10
     anneal: float = 0.5
     max_minutes: float = 0.0  # 0: no limit on the float stage
+    float_cache: Optional[str] = None  # a folder that shares float models
     refit: bool = True
     monitor: str = "ndcg@20"
     max_val_users: int = 5000

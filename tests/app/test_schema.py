@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,6 +11,7 @@ from pyg_nodequant.config import (
     RECIPES,
     DataConfig,
     ExperimentConfig,
+    ModelConfig,
     NodeQuantConfig,
 )
 
@@ -45,10 +46,30 @@ def test_files_hold_the_defaults_of_the_dataclasses(monkeypatch):
     assert to_experiment(compose_config([])) == ExperimentConfig()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", sorted({*RECIPES} - {"transform"}))
 def test_recipes(recipe):
     config = to_experiment(compose_config([f"quant={recipe}"]))
     assert config.quant == NodeQuantConfig(recipe=recipe)
+
+
+@pytest.mark.parametrize("name", ["transform", "axes"])
+def test_files_of_transform(name):
+    # They say how wide the float model is, too.
+    config = to_experiment(compose_config([f"quant={name}"]))
+    assert config.quant.recipe == "transform"
+    assert (config.quant.allocation == "uniform") == (name == "axes")
+    assert config.model.embedding_dim == 256
+    plain = replace(config, quant=NodeQuantConfig(),
+                    model=ModelConfig())
+    assert plain == ExperimentConfig()
+    narrow = compose_config(["model.embedding_dim=32", f"quant={name}",
+                             "quant.finetune_steps=7"])
+    changed = to_experiment(narrow)
+    assert changed.model.embedding_dim == 32
+    assert changed.quant == replace(config.quant, finetune_steps=7)
+    quick = to_experiment(compose_config([f"quant={name}",
+                                          "experiment=quick"]))
+    assert quick.quant == replace(config.quant, finetune_steps=20)
 
 
 def test_data_files(monkeypatch):
@@ -75,8 +96,12 @@ def test_every_option_stands_in_a_file():
     for group in ("data", "model", "quant", "optimizer", "trainer"):
         for file in root.joinpath(group).iterdir():
             if file.name.endswith(".yaml"):
-                loaded = OmegaConf.create(file.read_text())
-                written |= {f"{group}.{key}" for key in loaded}
+                text = file.read_text()
+                loaded = OmegaConf.create(text)
+                if not text.startswith("# @package _global_\n"):
+                    loaded = OmegaConf.create({group: loaded})
+                written |= {f"{name}.{key}" for name, part in loaded.items()
+                            for key in part}
     known = {
         f"{group.name}.{item.name}"
         for group in fields(ExperimentConfig)

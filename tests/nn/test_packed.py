@@ -35,6 +35,17 @@ def general_table() -> PackedTable:
                                     rng.normal(size=40))
 
 
+def gaussian_table(n: int) -> PackedTable:
+    """Classes of column spreads, two scales a byte."""
+    rng = np.random.default_rng(2)
+    classes = RowClasses.gaussian(rng.integers(0, 9, size=(3, 11)),
+                                  np.exp(rng.normal(size=11)))
+    ids = rng.integers(0, 3, size=n)
+    codes = (rng.random((n, 11)) * (1 << classes.widths[ids].astype(int)))
+    return PackedTable.from_classes(codes.astype(np.uint8), ids, classes,
+                                    rng.random(n), scale_dtype="log4")
+
+
 def tables():
     widths = np.random.default_rng(1).integers(0, 9, size=40)
     yield PackedTable.from_float(rows(), widths)
@@ -46,6 +57,7 @@ def tables():
                                  scale=[2.0] * 40, centered=True)  # shared
     yield PackedTable.from_float(np.zeros((40, 11)), 0)
     yield general_table()
+    yield gaussian_table(40)
 
 
 TABLES = list(tables())
@@ -70,6 +82,16 @@ def test_rows_of_one_width_a_row_are_exact():
     for table in TABLES[:2]:
         assert np.array_equal(PackedEmbedding(table).dequantize().numpy(),
                               table.dequantize())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 41])
+def test_two_scales_a_byte(n):
+    table = gaussian_table(n)
+    emb = PackedEmbedding(table)
+    expected = torch.from_numpy(table.dequantize())
+    assert torch.equal(emb.read(torch.arange(n)), expected.double())
+    assert emb.scale.shape == (n, ) and emb.scale.dtype == torch.uint8
+    assert emb.log_scale.tolist() == table.encode("t")[1]["t.log4"].tolist()
 
 
 def test_memory_stays_packed():
@@ -210,8 +232,8 @@ def test_repr():
     table = PackedTable.from_float(rows(4), [1, 2, 4, 8])
     assert repr(PackedEmbedding(table)) == (
         "PackedEmbedding(4, 11, bits=1..8, avg=3.75)")
-    general = PackedEmbedding(TABLES[-1])
-    assert f"avg={TABLES[-1].mean_bits:.2f}" in repr(general)
+    general = PackedEmbedding(TABLES[-2])
+    assert f"avg={TABLES[-2].mean_bits:.2f}" in repr(general)
     empty = PackedEmbedding(PackedTable.from_float(rows(0), 2))
     assert repr(empty) == "PackedEmbedding(0, 11, bits=0..0, avg=0.00)"
 

@@ -52,6 +52,7 @@ def tables():
     yield "log8", PackedTable.from_float(rows(), widths, scale_dtype="log8")
     yield "log8 minmax", PackedTable.from_float(rows(), widths, "minmax",
                                                 scale_dtype="log8")
+    yield "log4", PackedTable.from_float(rows(), widths, scale_dtype="log4")
     yield "ties", PackedTable.from_codes(
         np.arange(N)[:, None] % 2 * np.ones((1, D), int), [1] * N,
         scale=[2.0] * N, centered=True)

@@ -14,6 +14,11 @@ from typing import Any
 START = b'{"__metadata__":{"checksum":"'
 NUMBERS = dict(zip("U8 U16 U32 I8 I16 I32 I64 F16 F32".split(), "BHIbhiqef"))
 COUNTS = "U8 U16 U32"
+G = [  # the constants of steps that follow from spreads
+    float.fromhex(x)
+    for x in "0x0p+0 0x1.989374p+0 0x1.fdc806p-1 0x1.2c0832p-1 0x1.573eacp-2 "
+    "0x1.8127f8p-3 0x1.aa810ep-4 0x1.d1b7eap-5 0x1.f85ec6p-6".split()
+]
 FORM = "(float|packed) ([0-9]+) ([0-9]+)(?: ([0-9]+))?"
 File = dict[str, Any]
 
@@ -138,7 +143,13 @@ def class_table(raw: bytes, d: int, classes: int) -> list[list[list[float]]]:
     fields, at = [], 4
     for byte, bits, value in zip(raw[:4], (4, 16, 16, 1), (9, 1.0, 0.0, 1)):
         how, wide = byte & 15, byte >> 4
-        need(how <= 2 and wide <= (how > 0 and bits == 16), "class table")
+        number = bits == 16
+        need(how <= 2 or number and how == 2 + len(fields), "class table")
+        need(wide <= (number and how in (1, 2)), "class table")
+        if how > 2:
+            part, at = raw[at:][: 2 * d * (how == 3)], at + 2 * d * (how == 3)
+            fields.append(derived(fields, part, d))
+            continue
         each = d if how == 2 else 1
         count, bits, flat = classes * each, bits << wide, [value] * classes
         size = (count * bits + 7) // 8 if how else 0
@@ -157,6 +168,24 @@ def class_table(raw: bytes, d: int, classes: int) -> list[list[list[float]]]:
         fields.append([flat[c * d : c * d + d] for c in range(classes)])
     need(at == len(raw), "length of the class table")
     return fields
+
+
+def derived(
+    fields: list[list[list[float]]], part: bytes, d: int
+) -> list[list[float]]:
+    """Steps from spreads after widths, offsets after widths and steps."""
+    if len(fields) == 1:
+        need(len(part) == 2 * d, "length of the class table")
+        spread = struct.unpack(f"<{d}e", part)
+        need(all(0 <= x < math.inf for x in spread), "spread")
+        return [
+            [single(x * G[b]) for x, b in zip(spread, line)]
+            for line in fields[0]
+        ]
+    return [
+        [single(single(-0.5 * a) * (2**b - 1)) + 0.0 for a, b in zip(*lines)]
+        for lines in zip(fields[1], fields[0])
+    ]
 
 
 def members_of_classes(
@@ -182,13 +211,20 @@ def members_of_classes(
 def row_scales(file: File, prefix: str, shapes: Any, n: int) -> list[float]:
     """The scale of each row by position."""
     name, log = f"{prefix}.scale", f"{prefix}.log"
-    need((log in file["arrays"]) == (file["arrays"][name][0] == "U8"), log)
-    if log in file["arrays"]:
-        low, step = array(file, log, "F32", [2])
-        logs = [
-            (e, low + (e - 1) * step) for e in array(file, name, "U8", [n])
-        ]
-        return [single(2.0 ** min(x, 999.0)) if e else 0.0 for e, x in logs]
+    logs = [x for x in (log, f"{log}4") if x in file["arrays"]]
+    need(len(logs) == (file["arrays"][name][0] == "U8"), log)
+    if logs:
+        low, step = array(file, logs[0], "F32", [2])
+        if logs[0] == log:
+            top, codes = 255, array(file, name, "U8", [n])
+        else:
+            raw = array(file, name, "U8", [(n + 1) // 2])
+            top, codes = 15, [x for y in raw for x in (y & 15, y >> 4)]
+            need(not any(codes[n:]), name)
+        powers = [min(low + e * step, 999.0) for e in range(top)]
+        values = [0.0, *(single(2.0**x) for x in powers)]
+        need(all(map(math.isfinite, values)), log)
+        return [values[e] for e in codes[:n]]
     values = list(array(file, name, "F16 F32", *shapes))
     return values if len(values) == n else values * n
 

@@ -16,7 +16,7 @@ from pyg_nodequant.runtime import (
 from pyg_nodequant.runtime.file_format import read_container, write_container
 
 D = 4
-FORMS = ["float16", "log8", "minmax", "floats", "one class", "shared"]
+FORMS = ["float16", "log8", "log4", "minmax", "floats", "one class", "shared"]
 
 
 def make(form="float16", strings=False):
@@ -25,7 +25,7 @@ def make(form="float16", strings=False):
     if form == "floats":
         tables = FloatTable(x[:20]), FloatTable(x[20:])
     else:
-        options = {"scale_dtype": "log8" if form == "log8" else "float16"}
+        options = {"scale_dtype": form if form[:3] == "log" else "float16"}
         if form == "shared":
             options["groups"] = np.arange(50) % 2
         widths = rng.choice([3] if form == "one class" else [2, 4, 8], 50)

@@ -43,6 +43,7 @@ def files():
         PackedTable.from_float(x, widths, "minmax"),
         PackedTable.from_codes(np.ones((70, 9), int), [1] * 70,
                                scale=[1.0] * 70),
+        gaussian(rng),
     ]
     seen = np.arange(0, 141, 2), rng.permuted(
         np.tile(np.arange(70), (70, 1)), axis=1)[:, :2].reshape(-1)
@@ -55,6 +56,16 @@ def files():
             *seen, num_items=70, num_layers=2)),
     ]
     return tables, recommenders
+
+
+def gaussian(rng):
+    """Classes of column spreads, scales of half bytes."""
+    classes = RowClasses.gaussian(rng.integers(0, 9, (5, 9)),
+                                  np.exp(rng.normal(size=9)))
+    ids = rng.integers(0, 5, 71)
+    return PackedTable.from_classes(
+        rng.integers(0, 1 << classes.widths[ids].astype(int)), ids, classes,
+        np.exp(rng.normal(size=71)), scale_dtype="log4")
 
 
 def sealed(head: bytes, data: bytes) -> bytes:

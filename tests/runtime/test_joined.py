@@ -10,7 +10,8 @@ from pyg_nodequant.runtime.row_fit import fit_rows
 
 @pytest.mark.parametrize("kind,dtype", [
     ("symmetric", "float16"), ("symmetric", "float32"), ("symmetric", "log8"),
-    ("minmax", "float16"), ("minmax", "log8"),
+    ("symmetric", "log4"), ("minmax", "float16"), ("minmax", "log8"),
+    ("minmax", "log4"),
 ])
 @pytest.mark.parametrize("widths", [[4], [0, 1, 3, 8]])
 def test_rows_are_those_of_the_tables(kind, dtype, widths):
@@ -34,6 +35,9 @@ def test_rows_are_those_of_the_tables(kind, dtype, widths):
     for name, array in one[1].items():
         assert np.array_equal(two[1][name], array)
     assert len(join_rows([(old, [])])) == 0
+    some = join_rows([(old, [5, 5, 7]), (new, [0])])  # an even number
+    assert np.array_equal(some.dequantize(), np.concatenate(
+        [old.dequantize([5, 5, 7]), new.dequantize([0])]))
 
 
 def test_shared_scales():

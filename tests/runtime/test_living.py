@@ -57,7 +57,8 @@ def change(one):
     return one
 
 
-FORMS = [{}, {"floats": True}, {"strings": True}, {"dtype": "log8"}]
+FORMS = [{}, {"floats": True}, {"strings": True}, {"dtype": "log8"},
+         {"dtype": "log4"}]
 
 
 def slow_scores(one):

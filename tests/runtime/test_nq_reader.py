@@ -18,7 +18,7 @@ from pyg_nodequant.runtime import (
     RowClasses,
 )
 
-SCALES = ("float16", "float32", "log8")
+SCALES = ("float16", "float32", "log8", "log4")
 
 
 def load(path):
@@ -64,7 +64,7 @@ def random_table(rng, n, d, num_classes, scale_dtype, with_offset=True):
     scale = np.exp(rng.normal(size=n))
     if rng.random() < 0.3:
         scale = np.full(n, 0.75)
-    elif scale_dtype != "log8":
+    elif scale_dtype[:3] != "log":
         scale *= rng.choice([-1, 1], n)
     scale *= rng.random(n) < 0.9
     return PackedTable.from_classes(
@@ -82,7 +82,7 @@ def random_table(rng, n, d, num_classes, scale_dtype, with_offset=True):
 def test_classes(tmp_path, num_classes, d):
     rng = np.random.default_rng([num_classes, d])
     for n in (0, 1, 63, 64, 65, 200):
-        scale_dtypes = SCALES if d < 300 else [SCALES[n % 3]]
+        scale_dtypes = SCALES if d < 300 else [SCALES[n % 4]]
         for scale_dtype in scale_dtypes:
             with_offset = rng.random() < 0.5
             table = random_table(
@@ -91,6 +91,34 @@ def test_classes(tmp_path, num_classes, d):
             file = saved(table, tmp_path / "table.nq")
             assert nq.form(file, "t") == (n, d, num_classes)
             assert_rows(file, "t", table)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 65, 200])
+@pytest.mark.parametrize("num_classes", [1, 3, 16])
+def test_gaussian_classes(tmp_path, num_classes, n):
+    rng = np.random.default_rng([n, num_classes])
+    widths = rng.integers(0, 9, (num_classes, 30))
+    spread = np.exp2(rng.uniform(-25, 15, 30))
+    base = RowClasses.gaussian(widths, spread)
+    steps = rng.normal(size=(num_classes, 30)).astype("f4")
+    low = np.float32(-0.5) * steps * np.float32(2.0**widths - 1)
+    class_ids = rng.integers(0, num_classes, n)
+    codes = rng.integers(0, 256, (n, 30)) % 2 ** widths[class_ids]
+    for classes, heads in (
+        (base, [2, 3, 4, 0]),
+        (RowClasses(widths, base.steps, steps), [2, 3, 18, 0]),
+        (RowClasses(widths, steps, low + np.float32(0)), [2, 18, 4, 0]),
+    ):
+        assert num_classes == 1 or list(classes.to_bytes()[:4]) == heads
+        table = PackedTable.from_classes(
+            codes,
+            class_ids,
+            classes,
+            np.exp(rng.normal(size=n)),
+            scale_dtype="log4",
+        )
+        file = saved(table, tmp_path / "table.nq")
+        assert_rows(file, "t", table)
 
 
 @pytest.mark.parametrize("scale_dtype", SCALES)
@@ -397,11 +425,17 @@ REFUSED = {
     "no widths": byte("u.classes", 0, 0),
     "F32 widths": byte("u.classes", 0, 0x11),
     "how steps are written": byte("u.classes", 1, 3),
+    "spreads in place of offsets": byte("u.classes", 2, 3),
+    "steps that follow from offsets": byte("u.classes", 1, 4),
+    "F32 spreads": byte("i.classes", 1, 0x13),
+    "how offsets are written": byte("i.classes", 2, 5),
+    "how n is written": byte("i.classes", 3, 5),
     "number of steps": byte("u.classes", 1, 0x20),
     "width 9": byte("u.classes", 4, 0x91),
     "more codes": replaced("u.codes", "B", *range(9)),
     "fewer codes": replaced("u.codes", "B", 0),
     "no logarithm": without("u.log"),
+    "two kinds of logarithm": replaced("u.log4", "f", 0, 1),
     "NaN as logarithm": replaced("u.log", "f", math.nan, 1),
     "infinite scale": replaced("u.log", "f", 0, 1000),
     "shared logarithm": replaced("u.scale", "B", 1),

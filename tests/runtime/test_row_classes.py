@@ -5,6 +5,7 @@ import pytest
 
 from pyg_nodequant.runtime import RowClasses
 from pyg_nodequant.runtime.row_classes import pack_nibbles, unpack_nibbles
+from pyg_nodequant.runtime.row_codes import GAUSSIAN_SPAN
 
 
 def same(a, b):
@@ -83,6 +84,127 @@ def test_from_bytes_refuses_other_bytes():
         RowClasses.from_bytes(bytes(changed), 2, 2)
     with pytest.raises(ValueError, match="not allowed"):
         RowClasses.from_bytes(data, 0, 2)
+
+
+def gaussian(count, dim):
+    rng = np.random.default_rng(dim)
+    widths = rng.integers(0, 9, (count, dim))
+    widths[:, rng.random(dim) < .2] = 0
+    return RowClasses.gaussian(widths, np.exp(rng.normal(size=dim)))
+
+
+def bits_of(classes):
+    return [getattr(classes, name).tobytes()
+            for name in ("widths", "steps", "offsets", "uses_offset")]
+
+
+def test_gaussian_steps_and_offsets():
+    spread = np.float32([0.3, 2.0, 7e4 / 2, 1e-7, 0.0])
+    widths = [[1, 2, 3, 4, 0], [5, 6, 7, 8, 8]]
+    classes = RowClasses.gaussian(widths, spread)
+    for c in range(2):
+        for k in range(5):
+            b = widths[c][k]
+            unit = np.float32(GAUSSIAN_SPAN[b] / max(2**b - 1, 1))
+            step = np.float32(np.float16(spread[k])) * unit
+            assert classes.steps[c, k] == step
+            low = np.float32(-0.5) * step * np.float32(2**b - 1)
+            assert classes.offsets[c, k] == low
+    assert classes.uses_offset.all()
+    assert not np.signbit(classes.offsets[classes.offsets == 0]).any()
+
+
+@pytest.mark.parametrize("count,dim", [(2, 3), (16, 96), (7, 5), (256, 8)])
+def test_gaussian_tables_are_small(count, dim):
+    classes = gaussian(count, dim)
+    data = classes.to_bytes()
+    assert len(data) == 4 + (count * dim + 1) // 2 + 2 * dim
+    assert data[:4] == bytes([2, 3, 4, 0])
+    read = RowClasses.from_bytes(data, count, dim)
+    assert bits_of(read) == bits_of(classes)
+    assert read.to_bytes() == data
+    # A column without codes keeps no spread.
+    spread = np.frombuffer(data[-2 * dim:], "<f2")
+    assert np.array_equal(spread > 0, classes.widths.any(axis=0))
+
+
+def test_layouts_mix():
+    base = gaussian(3, 8)
+    offsets = np.random.default_rng(0).normal(size=(3, 8))
+    steps = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
+    centered = np.float32(-.5) * steps * np.float32(2.0**base.widths - 1)
+    cases = [
+        (RowClasses(base.widths, base.steps, offsets), [2, 3, 18, 0]),
+        (RowClasses(base.widths, steps, centered + np.float32(0)),
+         [2, 18, 4, 0]),
+        (RowClasses(base.widths, base.steps, base.offsets, [[0], [1], [1]]),
+         [2, 3, 4, 1]),
+        (RowClasses(np.full((3, 8), 2), base.steps), None),
+        (RowClasses([[1] * 8, [3] * 8], [[1.0], [2.0]], [[-.5], [-7.0]]),
+         [1, 1, 1, 0]),
+        (RowClasses(base.widths), [2, 0, 0, 0]),
+    ]
+    for classes, heads in cases:
+        data = classes.to_bytes()
+        assert heads is None or list(data[:4]) == heads
+        read = RowClasses.from_bytes(data, len(classes), 8)
+        assert bits_of(read) == bits_of(classes)
+
+
+@pytest.mark.parametrize("name,place", [("steps", 1), ("offsets", 2)])
+def test_nearly_gaussian_tables_are_kept_too(name, place):
+    base = gaussian(4, 9)
+    c, k = np.argwhere(base.widths > 1)[0]
+    for changed in (np.nextafter, lambda x, _: -x):
+        fields = {one: getattr(base, one).copy()
+                  for one in ("steps", "offsets")}
+        fields[name][c, k] = changed(fields[name][c, k], np.float32(9))
+        classes = RowClasses(base.widths, **fields)
+        data = classes.to_bytes()
+        assert data[place] == 18
+        assert bits_of(RowClasses.from_bytes(data, 4, 9)) == bits_of(classes)
+
+
+@pytest.mark.parametrize("spread,message", [
+    ([1.0], "'spread' needs 2 numbers"),
+    ([[1.0, 1.0]], "'spread' needs 2 numbers"),
+    ([1.0, np.nan], "'spread' needs to be finite in float16 .*got nan"),
+    ([1.0, np.inf], "'spread' needs to be finite in float16 .*got inf"),
+    ([1.0, 70000.0], "'spread' needs to be finite in float16 .*got 70000"),
+    ([1.0, -0.5], r"and at least 0 \(got -0.5\)"),
+])
+def test_gaussian_refuses(spread, message):
+    with pytest.raises(ValueError, match=message):
+        RowClasses.gaussian([[1, 2]], spread)
+    with pytest.raises(ValueError, match="'widths' needs to be in"):
+        RowClasses.gaussian([[9, 2]], spread)
+
+
+def test_from_bytes_refuses_other_gaussian_tables():
+    data = gaussian(3, 5).to_bytes()
+    for length in range(len(data)):
+        with pytest.raises(ValueError, match="class table"):
+            RowClasses.from_bytes(data[:length], 3, 5)
+    with pytest.raises(ValueError, match="too long"):
+        RowClasses.from_bytes(data + b"\0", 3, 5)
+    for place, values in [(0, [3, 4, 5]), (1, [4, 5, 15, 19]),
+                          (2, [3, 5, 15, 20, 19]), (3, [3, 4, 5])]:
+        for value in values:
+            changed = bytearray(data)
+            changed[place] = value
+            with pytest.raises(ValueError, match="unknown layout"):
+                RowClasses.from_bytes(bytes(changed), 3, 5)
+    for bad in (np.inf, -np.inf, np.nan, -1.0):
+        with pytest.raises(ValueError, match="spread that is not finite or"):
+            RowClasses.from_bytes(data[:-2] + np.float16(bad).tobytes(), 3, 5)
+    for layouts in ([1, 0, 0, 0], [1, 0, 4, 0]):
+        with pytest.raises(ValueError, match="a width beyond 8"):
+            RowClasses.from_bytes(bytes([*layouts, 9]), 1, 5)
+    with pytest.raises(ValueError, match="a width beyond 8"):
+        RowClasses.from_bytes(data[:4] + b"\x90" + data[5:], 3, 5)
+    huge = bytes([2, 17, 4, 0, 0x88]) + np.float32(3e38).tobytes()
+    with pytest.raises(ValueError, match="'offsets' needs to be finite"):
+        RowClasses.from_bytes(huge, 1, 2)
 
 
 def test_nibbles():

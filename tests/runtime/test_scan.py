@@ -19,8 +19,8 @@ DIMS = [1, 7, 63, 64, 65, 100, 128, 300]
 
 
 def random_table(rng, n, dim, kind, dtype="float16", copies=False):
-    """A table of width classes, with or without offsets, or of general
-    classes; some rows zero, and many alike if :obj:`copies`.
+    """A table of width classes, with or without offsets, of general classes
+    or of Gaussian ones; some rows zero, and many alike if :obj:`copies`.
     """
     ids = np.arange(n)
     if copies and n:
@@ -29,6 +29,14 @@ def random_table(rng, n, dim, kind, dtype="float16", copies=False):
     if dtype == "float16":
         scale *= rng.choice([-1, 1, 1, 1], n)
     scale[rng.random(n) < 0.05] = 0.0
+    if kind == "gaussian":
+        classes = RowClasses.gaussian(
+            rng.integers(0, 9, (int(rng.integers(1, 17)), dim)),
+            np.exp(rng.normal(size=dim)))
+        numbers = rng.integers(0, len(classes), n)
+        codes = rng.integers(0, num_levels(classes.widths[numbers]) + 1)
+        return PackedTable.from_classes(codes[ids], numbers[ids], classes,
+                                        scale[ids], scale_dtype=dtype)
     if kind == "general":
         count = int(rng.integers(1, 9))
         widths = rng.integers(0, 9, (count, dim))
@@ -83,12 +91,14 @@ def check(table, queries, k, exclude=None, allow=None):
     assert np.array_equal(scores, expected[0])
 
 
-kinds = st.sampled_from(["centered", "plain", "offset", "general"])
+kinds = st.sampled_from(["centered", "plain", "offset", "general",
+                         "gaussian"])
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 3000), st.sampled_from(DIMS),
-       kinds, st.sampled_from(["float16", "float32", "log8"]), st.booleans())
+       kinds, st.sampled_from(["float16", "float32", "log8", "log4"]),
+       st.booleans())
 def test_answers_are_those_of_brute_force(seed, n, dim, kind, dtype, copies):
     rng = np.random.default_rng(seed)
     table = random_table(rng, n, dim, kind, dtype, copies)
@@ -126,6 +136,19 @@ def test_engines_agree(engine, kind):
     allow = rng.integers(0, 5000, 3000)
     check(table, queries, 20, random_exclude(rng, 4, 5000), allow)
     check(table, queries, 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("n", [1, 2, 801, 5000])
+def test_gaussian_classes_with_scales_of_half_bytes(engine, n):
+    rng = np.random.default_rng(n)
+    table = random_table(rng, n, 96, "gaussian", "log4", copies=n == 801)
+    table.engine = engine
+    queries = rng.normal(size=(4, 96)).astype(np.float32)
+    check(table, queries, min(n, 20), random_exclude(rng, 4, n))
+    compiled = len(scan.scan.signatures)
+    random_table(rng, 900, 96, "gaussian", "log8").topk(queries, 9)
+    assert len(scan.scan.signatures) == compiled  # the same kernels
 
 
 @pytest.mark.parametrize("engine", ENGINES)

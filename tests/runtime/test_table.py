@@ -276,6 +276,47 @@ def test_pruned_table_keeps_its_scales(tmp_path):
     assert not PackedTable.open(tmp_path / "t.nq").dequantize().any()
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 9, 64])
+def test_gaussian_classes_with_scales_of_half_bytes(tmp_path, n):
+    rng = np.random.default_rng(n)
+    widths = rng.integers(0, 5, (16, 96))
+    classes = RowClasses.gaussian(widths, np.geomspace(3, .1, 96))
+    ids = rng.integers(0, 16, n)
+    codes = rng.integers(0, 2**widths[ids])
+    scale = np.exp2(rng.integers(-4, 9, n) / 2).astype(np.float32)
+    scale[:1] = 0
+    offset = rng.normal(size=n) if n == 9 else None
+    table = PackedTable.from_classes(codes, ids, classes, scale, offset,
+                                     scale_dtype="log4", log=(-2.0, .5))
+    assert np.array_equal(table.scale, scale)
+    v = codes - (2.0**widths[ids] - 1) / 2
+    x = scale[:, None] * classes.steps[ids].astype(float) * v
+    if offset is not None:
+        assert np.array_equal(table.offset, offset.astype(np.float32))
+        x += table.offset[:, None]
+    assert table.dequantize() == pytest.approx(x, rel=1e-6, abs=1e-5)
+    arrays = table.encode("t")[1]
+    assert "t.log" not in arrays
+    assert arrays["t.scale"].nbytes == (n + 1) // 2
+    assert arrays["t.classes"].nbytes == 4 + 16 * 96 // 2 + 2 * 96
+    for mmap in (True, False):
+        table.save(tmp_path / "t.nq")
+        read = PackedTable.open(tmp_path / "t.nq", mmap=mmap)
+        assert np.array_equal(read.dequantize(), table.dequantize())
+        assert np.array_equal(read.scale, scale)
+        assert read.encode("t")[1].keys() == arrays.keys()
+        for name, array in read.encode("t")[1].items():
+            assert np.array_equal(array, arrays[name])
+
+
+def test_grids_are_for_logarithms():
+    classes = RowClasses([[1]])
+    for dtype, log in (("float16", (0, 1)), ("log4", (0, -1))):
+        with pytest.raises(ValueError, match="'log' needs to be"):
+            PackedTable.from_classes([[1]], [0], classes, [1.0],
+                                     scale_dtype=dtype, log=log)
+
+
 def test_every_flip_and_every_truncation(tmp_path):
     rng = np.random.default_rng(2)
     table, _, _ = random_table(rng, 9, 3, centered=False)
@@ -317,6 +358,24 @@ def test_every_flip_and_every_truncation(tmp_path):
      "'t.log' is missing"),
     ("packed 4 2 2", {"scale": np.arange(4, dtype=np.uint8),
                       "log": np.float32([99, 99])}, "not finite"),
+    ("packed 4 2 2", {"scale": np.arange(2, dtype=np.uint8),
+                      "log4": np.float32([99, 99])}, "not finite"),
+    ("packed 4 2 2", {"scale": np.arange(3, dtype=np.uint8),
+                      "log4": np.float32([0, 1])},
+     "3 bytes of scales instead of 2"),
+    ("packed 4 2 2", {"scale": np.uint8([0]), "log4": np.float32([0, 1])},
+     "1 bytes of scales instead of 2"),
+    ("packed 3 2 2", {"scale": np.uint8([0x11, 0x11]),
+                      "log4": np.float32([0, 1])},
+     "'t.scale' has a scale beyond those of 3 rows"),
+    ("packed 4 2 2", {"scale": np.uint8([1, 1]), "log4": np.float32([0])},
+     "'t.log4' has shape"),
+    ("packed 4 2 2", {"scale": np.uint8([1, 1]), "log": np.float32([0, 1]),
+                      "log4": np.float32([0, 1])}, "has both an array 'log'"),
+    ("packed 2000000000 2 1",
+     {"scale": np.uint8([1]), "log4": np.float32([0, 1]),
+      "classes": np.uint8([1, 0, 0, 0, 1])},
+     "1 bytes of scales instead of 1000000000"),
     ("packed 4 2 2", {"scale": np.arange(4)}, "has type I64"),
     ("packed 4 2 2", {"class": np.uint8([0, 0, 0])}, "'t.class' has shape"),
     ("packed 4 2 2", {"class": np.uint8([0, 32])}, "row of class 2"),

@@ -61,6 +61,24 @@ def test_keys_of_the_metrics(run):
         "float", "finetune", "refit_float", "refit_finetune"}
 
 
+@pytest.mark.parametrize("budget", [
+    {"bytes_per_node": 8.0}, {"bytes_per_user": 4.0, "bytes_per_item": 6.0}])
+def test_a_run_of_transform(budget, data, settings, tmp_path):
+    config = settings("transform", **budget, trainer={"refit": False})
+    metrics = run_experiment(config, data, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    sizes = metrics["storage"]
+    if "bytes_per_node" in budget:
+        assert 0.99 * 1680 <= sizes["embedding_bytes"] <= 1680
+    for key, value in metrics["test"].items():
+        assert value == pytest.approx(metrics["test_training_path"][key],
+                                      abs=2e-3), key
+    assert RANKING == metrics["val"].keys() == metrics["float"]["val"].keys()
+    assert metrics["timing"]["steps"].keys() == {"float", "transform"}
+    state = load_file(tmp_path / "model.safetensors")
+    assert len(state["weight"]) == 210 and state["weight"].size(1) <= 8
+
+
 def test_both_paths_measure_the_same(run):
     _, metrics, _ = run
     for key, value in metrics["test"].items():

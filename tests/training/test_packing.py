@@ -3,10 +3,15 @@ import pytest
 import torch
 
 from pyg_nodequant.config import RANGES, WHERE, NodeQuantConfig
-from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.runtime import FloatTable, PackedRecommender, PackedTable
 from pyg_nodequant.training.evaluation import packed_topk, torch_topk
-from pyg_nodequant.training.packing import pack_graph, pack_model
+from pyg_nodequant.training.packing import (
+    embedding_bytes,
+    pack_axes,
+    pack_graph,
+    pack_model,
+)
 from pyg_nodequant.training.recipe import new_model
 
 TOLERANCE = 1e-5
@@ -69,6 +74,57 @@ def test_uniform_and_refitted_models(where, data, trained, tmp_path):
     assert set(packed.users.widths) == set(packed.items.widths) == {3}
     if packed.graph is not None:  # the one it propagates over: with val
         assert packed.graph.num_edges == 1728 + 192
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"scale_bits": 8, "bpr_weight": 0.0}, {"allocation": "shuffled"},
+    {"bytes_per_node": None, "bytes_per_user": 4.5, "bytes_per_item": 6.0},
+    {"bytes_per_node": None, "allocation": "uniform", "axes": 5, "bits": 3},
+    {"trainer": {"refit": True}}])
+def test_transform_coded_rows(options, data, trained, tmp_path):
+    result = trained("transform", **{"bytes_per_node": 7.0,
+                                     "trainer": {"refit": False}, **options})
+    packed = reopened(result, data, tmp_path)
+    rows = result.embedding()
+    assert_parity(packed, rows, data)
+    served = np.concatenate([packed.users.dequantize(),
+                             packed.items.dequantize()])
+    np.testing.assert_allclose(served, rows.numpy(), rtol=1e-5, atol=1e-7)
+    model = result.model
+    for kind, table in ((0, packed.users), (1, packed.items)):
+        stored = model.encode(kind)
+        assert np.array_equal(table.codes(), stored.codes.numpy())
+        assert np.array_equal(table.scale, stored.scale.numpy())
+        assert np.array_equal(table.class_ids, stored.class_ids.numpy())
+    assert packed.storage()["embedding_bytes"] == embedding_bytes(
+        pack_axes(model, 0), pack_axes(model, 1))
+
+
+def test_transform_coded_rows_of_zero(data, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(210, 5, generator=generator)
+    x[[3, 150]] = 0
+    widths = torch.tensor([[4, 3, 2, 2, 1], [0, 0, 0, 0, 0]])
+    model = TransformRows(x[:120], x[120:], widths, widths,
+                          torch.arange(210) % 7 == 0)
+    packed = pack_model(model, data.edge_index(), data)
+    packed.save(tmp_path / "model.nq")
+    packed = PackedRecommender.open(tmp_path / "model.nq")
+    served = np.concatenate([packed.users.dequantize(),
+                             packed.items.dequantize()])
+    assert not served[[3, 150]].any() and not served[::7].any()
+    np.testing.assert_allclose(served, model().detach().numpy(), rtol=1e-5,
+                               atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_transform_coded_rows_that_cannot_be_stored(value, data):
+    x, widths = torch.ones(210, 3), torch.full((1, 3), 4)
+    model = TransformRows(x[:120], x[120:], widths, widths, torch.zeros(210))
+    with torch.no_grad():
+        model.weight[130, 1] = value
+    with pytest.raises(ValueError, match="finite"):
+        pack_model(model, data.edge_index(), data)
 
 
 def test_a_float_model_is_packed_as_floats(data, trained, tmp_path):

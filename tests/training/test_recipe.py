@@ -1,8 +1,15 @@
 import pytest
 import torch
 
+from pyg_nodequant import functional as F
+from pyg_nodequant.nn import TransformRows
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.journal import Journal
+from pyg_nodequant.training.packing import (
+    embedding_bytes,
+    pack_axes,
+    pack_rows,
+)
 from pyg_nodequant.training.recipe import RecipeRun, new_model
 
 
@@ -21,6 +28,7 @@ def make_run(data, settings):
     ("float", {}, ("float", )),
     ("node_aware", {}, ("float", "finetune")),
     ("uniform", {}, ("float", "finetune")),
+    ("transform", {"bytes_per_node": 7.0}, ("float", "transform")),
     ("paper", {}, ("float", "joint")),
     ("paper", {"float_baseline": False}, ("joint", )),
 ])
@@ -29,9 +37,10 @@ def test_stages(recipe, options, stages, make_run):
     assert run.stages == stages
     run.run()
     assert tuple(run.done) == stages
-    assert run.model.quantization_enabled == (recipe != "float")
-    assert not run.model.training
-    assert set(run.plans) == set(stages) - {"finetune"}
+    assert run.served.quantization_enabled == (recipe != "float")
+    assert not run.served.training
+    assert (run.served is run.model) == (recipe != "transform")
+    assert set(run.plans) == set(stages) - {"finetune", "transform"}
 
 
 def test_labels(make_run):
@@ -93,7 +102,7 @@ def test_both_places_count_where_both_are_quantized(make_run):
     for where in ("output", "input", "both"):
         run = make_run(where=where, target_bits=3.0)
         run.run_stage(0, "float", None)
-        widths[where] = run.allocate(run.float_embedding())
+        widths[where] = run.node_widths(run.float_embedding())
         assert int(widths[where].sum()) == 630
     assert not torch.equal(widths["output"], widths["input"])
     low = torch.minimum(widths["output"], widths["input"]) - 1
@@ -104,15 +113,105 @@ def test_both_places_count_where_both_are_quantized(make_run):
 def test_an_exponent_of_zero_gives_all_the_same_width(make_run):
     run = make_run(sensitivity_power=0.0, target_bits=3.0)
     run.run_stage(0, "float", None)
-    assert run.allocate(run.float_embedding()).unique().tolist() == [3]
+    assert run.node_widths(run.float_embedding()).unique().tolist() == [3]
 
 
-def test_validation_is_of_the_models_as_served(data, make_run):
-    run = make_run("uniform", bits=1)
+@pytest.mark.parametrize("options", [
+    {"bytes_per_node": 9.0}, {"target_bytes": 1801}, {"where": "both",
+                                                      "target_compression": 20,
+                                                      "range": "minmax"}])
+def test_widths_within_a_budget_of_bytes(options, data, make_run):
+    run = make_run(**options)
+    run.run()
+    model, quant = run.model, run.config.quant
+    x = model.embedding.weight
+    if quant.where == "both":
+        x = model.embedding.quantized_weight()
+    with torch.no_grad():
+        rows = model.propagate_embedding(x, run.context.edge_index)
+    size = embedding_bytes(*pack_rows(model.output_quantizer, rows, 120))
+    budget = quant.budget_bytes(210)
+    assert 0.99 * budget <= size <= budget
+    widths = model.embedding.controller.bit_width
+    assert len(widths.unique()) > 2
+
+
+def test_budgets_of_bytes_need_rows_that_are_packed(make_run):
+    run = make_run(where="input", bytes_per_node=9.0)
+    run.run_stage(0, "float", None)
+    with pytest.raises(ValueError, match="needs quant.where=output"):
+        run.prepare_finetuning()
+
+
+def test_the_shuffled_control_has_the_same_widths(make_run):
+    widths = {}
+    for allocation in ("sensitivity", "shuffled"):
+        run = make_run(allocation=allocation, target_bits=3.0)
+        run.run_stage(0, "float", None)
+        widths[allocation] = run.node_widths(run.float_embedding())
+    for part in (slice(0, 120), slice(120, None)):
+        a, b = (bits[part] for bits in widths.values())
+        assert a.sort().values.tolist() == b.sort().values.tolist()
+        assert not torch.equal(a, b)
+
+
+def test_widths_by_the_degree(data, make_run):
+    run = make_run(allocation="degree", target_bits=3.0)
+    run.run_stage(0, "float", None)
+    widths = run.node_widths(run.float_embedding())
+    assert int(widths.sum()) == 630
+    degree = data.degree("train")
+    order = degree.argsort(stable=True)
+    larger = degree[order].diff() > 0
+    assert bool((widths[order].diff()[larger] >= 0).all())
+
+
+def test_transform_starts_from_the_float_model(make_run):
+    run = make_run("transform", bytes_per_node=7.0)
+    run.run_stage(0, "float", None)
+    assert run.served is run.model
+    run.prepare_transform()
+    assert isinstance(run.served, TransformRows) and run.served.training
+    assert torch.equal(run.context.teacher, run.float_embedding())
+    teacher, weight = run.context.teacher, run.served.weight.detach()
+    # The axes that get no bits are left out, those of least energy.
+    axes = run.served.embedding_dim
+    for part, whole in zip((weight[:120], weight[120:]), F.principal_axes(
+            teacher[:120], teacher[120:], 8), strict=True):
+        assert torch.equal(part, whole[:, :axes])
+    assert not weight.requires_grad and run.served.weight.requires_grad
+
+
+@pytest.mark.parametrize("options, axes", [
+    ({"bytes_per_node": 8.0, "axes": 8}, 8),
+    ({"target_bytes": 1500, "scale_bits": 8}, 8),
+    ({"target_compression": 36, "axes": 7, "allocation": "shuffled"}, 7)])
+def test_transform_within_a_budget_of_bytes(options, axes, make_run):
+    run = make_run("transform", **options)
+    run.run()
+    rows, budget = run.served, run.config.quant.budget_bytes(210)
+    assert 1 <= rows.embedding_dim <= axes
+    size = embedding_bytes(pack_axes(rows, 0), pack_axes(rows, 1))
+    assert 0.99 * budget <= size <= budget
+
+
+def test_transform_of_one_width(make_run):
+    run = make_run("transform", allocation="uniform", axes=5, bits=3)
+    run.run()
+    assert run.served.user_widths.tolist() == [[3] * 5]
+    assert run.served.item_widths.tolist() == [[3] * 5]
+    assert run.served.mean_bits == 3.0
+
+
+@pytest.mark.parametrize("recipe, options", [
+    ("uniform", {"bits": 1}), ("transform", {"bytes_per_node": 6.0})])
+def test_validation_is_of_the_models_as_served(recipe, options, data,
+                                               make_run):
+    run = make_run(recipe, **options)
     run.run()
     found = run.validation()
     with torch.no_grad():
-        rows = run.model.get_embedding(run.context.edge_index)
+        rows = run.served.get_embedding(run.context.edge_index)
     for name, x in (("trained", rows), ("float", run.float_embedding())):
         assert found[name] == evaluate_ranking(
             torch_topk(x[:120], x[120:]), data, "val")

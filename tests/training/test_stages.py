@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pyg_nodequant.nn import TransformRows
 from pyg_nodequant.training.recipe import new_model
 from pyg_nodequant.training.schedule import CosineSchedule, PlateauSchedule
 from pyg_nodequant.training.stages import (
@@ -12,6 +13,7 @@ from pyg_nodequant.training.stages import (
     FloatStage,
     JointStage,
     TrainingContext,
+    TransformStage,
     float_params,
 )
 
@@ -66,7 +68,8 @@ def bpr_and_l2(context, rows, batch):
 
 def test_names_are_keys():
     assert {name: stage.name for name, stage in STAGES.items()} == {
-        "float": "float", "joint": "joint", "finetune": "finetune"}
+        "float": "float", "joint": "joint", "finetune": "finetune",
+        "transform": "transform"}
 
 
 def test_float_loss(context, batch):
@@ -127,6 +130,58 @@ def test_finetune_loss(context, batch):
         distance += float((p * (p / q).log()).sum()) * t**2 / len(distilled)
     expected = 0.8 * distance + 0.4 * ranking + penalty
     assert float(stage.loss(3, *batch)) == pytest.approx(expected, rel=1e-4)
+
+
+def transform_rows(data):
+    """Rows of 6 axes, of two classes each."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(data.num_nodes, 6, generator=generator)
+    widths = torch.tensor([[4, 3, 2, 2, 1, 0], [6, 4, 3, 3, 2, 1]])
+    classes = torch.arange(data.num_nodes) % 2
+    return TransformRows(x[:data.num_users], x[data.num_users:], widths,
+                         widths, classes)
+
+
+@pytest.mark.parametrize("bpr_weight", [0.0, 0.4])
+def test_transform_loss(bpr_weight, context, batch):
+    context.config = replace(context.config, quant=replace(
+        context.config.quant, bpr_weight=bpr_weight))
+    context.rows = transform_rows(context.data)
+    assert context.served is context.rows
+    context.teacher = torch.randn(context.data.num_nodes, 8)
+    stage = TransformStage(context, 4)
+    stage.prepare()
+
+    # Its own rows, a teacher of another number of columns, and no L2.
+    rows, teacher = context.rows().detach().double(), context.teacher.double()
+    num_users, t, expected = context.data.num_users, 0.7, 0.0
+    distilled = stage.sample_users(3).tolist()
+    for u in distilled:
+        p = torch.softmax(teacher[num_users:] @ teacher[u] / t, 0)
+        q = torch.softmax(rows[num_users:] @ rows[u] / t, 0)
+        expected += 0.8 * float((p * (p / q).log()).sum()) * t**2 / 32
+    expected += bpr_weight * bpr_and_l2(context, rows, batch)[0]
+    loss = stage.loss(3, *batch)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    for parameter in context.rows.parameters():
+        assert bool(parameter.grad.abs().sum() > 0)
+    assert context.model.embedding.weight.grad is None
+
+
+def test_the_transform_stage_trains_its_rows(context):
+    with pytest.raises(RuntimeError, match="no rows to fine-tune yet"):
+        TransformStage(context, 4)
+    context.rows = transform_rows(context.data)
+    stage = TransformStage(context, 4)
+    group, = stage.optimizer.param_groups
+    assert {id(p) for p in group["params"]} == {
+        id(p) for p in context.rows.parameters()}
+    assert group["lr"] == context.config.quant.finetune_lr
+    assert isinstance(stage.schedule, CosineSchedule)
+    assert stage.schedule.num_steps == 20
+    with pytest.raises(RuntimeError, match="float model's rows"):
+        stage.loss(0, *[torch.zeros(1, dtype=torch.long)] * 3)
 
 
 def test_finetuning_needs_a_teacher(context, batch):

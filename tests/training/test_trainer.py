@@ -6,10 +6,12 @@ import torch
 
 from pyg_nodequant import functional as F
 from pyg_nodequant.data import Interactions, synthetic_interactions
+from pyg_nodequant.nn import TransformRows
 from pyg_nodequant.training import Trainer
 from pyg_nodequant.training.checkpoint import CheckpointError, load_checkpoint
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.loop import TrainingError
+from pyg_nodequant.training.packing import embedding_bytes, pack_axes
 from pyg_nodequant.training.recipe import new_model
 from pyg_nodequant.training.stages import (
     FinetuneStage,
@@ -19,6 +21,9 @@ from pyg_nodequant.training.stages import (
 from pyg_nodequant.training.trainer import pick_device
 
 RECIPES = ("float", "node_aware", "uniform", "paper")
+# A budget that suits 210 nodes of 8 numbers.
+TRANSFORM = {"recipe": "transform", "bytes_per_node": 7.0}
+ALL = [*({"recipe": recipe} for recipe in RECIPES), TRANSFORM]
 
 
 def measure(rows, data, split="test"):
@@ -42,16 +47,16 @@ def timeless(rows):
 # Determinism ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_same_seed_same_bytes(recipe, data, settings, trained, packed_bytes):
-    first = packed_bytes(trained(recipe), data)
+@pytest.mark.parametrize("options", ALL)
+def test_same_seed_same_bytes(options, data, settings, trained, packed_bytes):
+    first = packed_bytes(trained(**options), data)
     torch.manual_seed(99)  # global randomness plays no part
     np.random.seed(99)
     state = torch.get_rng_state()
-    again = Trainer(settings(recipe)).fit(data)
+    again = Trainer(settings(**options)).fit(data)
     assert packed_bytes(again, data) == first
     assert torch.equal(torch.get_rng_state(), state)
-    assert packed_bytes(trained(recipe, seed=1), data) != first
+    assert packed_bytes(trained(**options, seed=1), data) != first
 
 
 def test_the_run_directory_changes_nothing(data, settings, trained,
@@ -65,8 +70,8 @@ def test_the_run_directory_changes_nothing(data, settings, trained,
 # The test split ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_test_split_has_no_influence(recipe, data, trained, settings,
+@pytest.mark.parametrize("options", ALL)
+def test_the_test_split_has_no_influence(options, data, trained, settings,
                                          packed_bytes):
     taken = data.csr("train", "val")
     free = np.ones((data.num_users, data.num_items), dtype=bool)
@@ -76,8 +81,8 @@ def test_the_test_split_has_no_influence(recipe, data, trained, settings,
     assert corrupt.test.size(1) > 0
     assert not torch.equal(corrupt.test, data.test)
 
-    result = Trainer(settings(recipe)).fit(corrupt)
-    expected = trained(recipe)
+    result = Trainer(settings(**options)).fit(corrupt)
+    expected = trained(**options)
     assert packed_bytes(result, corrupt) == packed_bytes(expected, data)
     assert timeless(result.history) == timeless(expected.history)
     assert result.val == expected.val
@@ -110,6 +115,9 @@ RUNS = {
                        "where": "both"},
     "paper": {"recipe": "paper"},
     "no refit": {"recipe": "uniform", "trainer": {"refit": False}},
+    "transform": TRANSFORM,
+    "transform alone": {**TRANSFORM, "bpr_weight": 0.0, "scale_bits": 8,
+                        "trainer": {"refit": False}},
 }
 # Where runs of these settings die: in the middle of each stage of the run that
 # is watched on validation and of the one that repeats it, and at their ends.
@@ -131,6 +139,13 @@ STOPS = [
     ("paper", "select", "joint", None),
     ("paper", "refit", "joint", 16),
     ("no refit", "select", "finetune", 8),
+    ("transform", "select", "float", None),
+    ("transform", "select", "transform", 8),
+    ("transform", "select", "transform", None),
+    ("transform", "refit", "float", 8),
+    ("transform", "refit", "transform", 16),
+    ("transform alone", "select", "transform", 16),
+    ("transform alone", "select", "transform", None),
 ]
 
 
@@ -348,6 +363,45 @@ def test_float_leaves_floats(trained):
     assert result.val["trained"] == result.val["float"]
 
 
+@pytest.mark.parametrize("bpr_weight", [0.0, 0.3])
+def test_transform_serves_its_own_rows(bpr_weight, data, trained):
+    result = trained(**TRANSFORM, bpr_weight=bpr_weight, axes=7)
+    model = result.model
+    assert isinstance(model, TransformRows) and not model.training
+    assert result.embedding().shape == (210, model.embedding_dim)
+    assert 1 <= model.embedding_dim <= 7
+    assert result.float_embedding.shape == (210, 8)
+    assert torch.equal(result.embedding(), model())
+    assert result.steps.keys() == {
+        "float", "transform", "refit_float", "refit_transform"}
+    assert result.steps["transform"]["steps"] == 20
+    assert result.val.keys() == {"trained", "float"}
+    bits = {row["mean_bits"] for row in result.history
+            if row["stage"] == "transform"}
+    assert len(bits) == 1 and 0 < bits.pop() < 8
+    plain = trained(**TRANSFORM, bpr_weight=bpr_weight, axes=7,
+                    trainer={"refit": False})
+    assert plain.val == result.val
+    assert recall(plain.embedding(), data, "val") == pytest.approx(
+        plain.val["trained"]["recall@20"])
+
+
+def test_transform_changes_with_the_weight_of_bpr(trained):
+    a, b = (trained(**TRANSFORM, bpr_weight=weight, axes=7)
+            for weight in (0.0, 0.3))
+    assert torch.equal(a.float_embedding, b.float_embedding)
+    assert not torch.equal(a.embedding(), b.embedding())
+
+
+def test_the_bytes_of_transform_stay_while_fine_tuning(trained):
+    options = {**TRANSFORM, "trainer": {"refit": False}}
+    sizes = []
+    for steps in (0, 20):
+        rows = trained(**options, finetune_steps=steps).model
+        sizes.append(embedding_bytes(pack_axes(rows, 0), pack_axes(rows, 1)))
+    assert sizes[0] == sizes[1] <= 7 * 210
+
+
 def test_the_result(data, trained, settings):
     result = trained()
     assert not result.model.training
@@ -400,7 +454,9 @@ def test_training_works(data, settings, trained):
 
 @pytest.mark.parametrize("recipe, bits", [("uniform", {"bits": 1}),
                                           ("node_aware",
-                                           {"target_bits": 1.3})])
+                                           {"target_bits": 1.3}),
+                                          ("transform",
+                                           {"bytes_per_node": 4.0})])
 def test_fine_tuning_beats_rounding_alone(recipe, bits, settings):
     larger = synthetic_interactions(400, 300, 10000)
     tuned, rounded = (
@@ -422,8 +478,12 @@ def test_fine_tuning_beats_rounding_alone(recipe, bits, settings):
     assert b + 0.01 < a < whole + 0.01
 
 
-def test_eight_bits_are_as_good_as_float(data, trained):
-    result = trained(target_bits=8.0, finetune_steps=0, trainer=LONG)
+@pytest.mark.parametrize("options", [
+    {"target_bits": 8.0},
+    {**TRANSFORM, "allocation": "uniform", "bytes_per_node": None, "bits": 8,
+     "scale_bits": 8}])
+def test_eight_bits_are_as_good_as_float(options, data, trained):
+    result = trained(**options, finetune_steps=0, trainer=LONG)
     assert recall(result.embedding(), data) == pytest.approx(
         recall(result.float_embedding, data), abs=0.01)
 
@@ -456,25 +516,26 @@ def test_users_who_have_everything(settings):
     assert bool(result.embedding().isfinite().all())
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("where", ["output", "input"])
-def test_isolated_users_and_items(recipe, where, data, settings):
+@pytest.mark.parametrize("options", [
+    *({"recipe": recipe, "where": where} for recipe in RECIPES
+      for where in ("output", "input")), TRANSFORM])
+def test_isolated_users_and_items(options, data, settings):
     lonely = Interactions.from_edges(
         data.train[:, data.train[0] < 60], num_users=120, num_items=95,
         val_fraction=0.1)
     assert int((lonely.degree() == 0).sum()) >= 65
-    result = Trainer(settings(recipe, where=where)).fit(lonely)
-    assert result.embedding().shape == (215, 8)
+    result = Trainer(settings(**options)).fit(lonely)
+    assert len(result.embedding()) == 215
     assert bool(result.embedding().isfinite().all())
-    if recipe == "node_aware":
+    if options["recipe"] == "node_aware":
         assert int(result.model.embedding.controller.bit_width.sum()) == 430
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_no_validation_split(recipe, data, settings):
+@pytest.mark.parametrize("options", ALL)
+def test_no_validation_split(options, data, settings):
     bare = Interactions.from_edges(data.train, num_users=120, num_items=90,
                                    val_fraction=0.0)
-    result = Trainer(settings(recipe)).fit(bare)
+    result = Trainer(settings(**options)).fit(bare)
     assert result.val == {}
     assert not any(name.startswith("refit") for name in result.steps)
     assert all(stage["best"] == 0 for stage in result.steps.values())

@@ -172,3 +172,16 @@ def allocate_bits(
     order = gain.flatten().argsort(descending=True, stable=True)[:extra]
     bits += torch.bincount(order % num_nodes, minlength=num_nodes)
     return bits
+
+
+def shuffled(values: Tensor, seed: int) -> Tensor:
+    r"""Deals values out at random, the control of any allocation: the same
+    budget and the same widths, but to other rows.
+
+    Example:
+        >>> shuffled(torch.arange(5), 0)
+        tensor([4, 0, 1, 3, 2])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(values.numel(), generator=generator)
+    return values[order.to(values.device)]

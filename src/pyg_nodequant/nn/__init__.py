@@ -8,9 +8,11 @@ from pyg_nodequant.nn.packed import PackedEmbedding
 from pyg_nodequant.nn.packed_index import PackedMIPSIndex
 from pyg_nodequant.nn.packed_topk import packed_topk
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer, RowCodes
+from pyg_nodequant.nn.transform_rows import AxisCodes, TransformRows
 from pyg_nodequant.nn.weight import NodeAwareQuantWeight
 
 __all__ = [
+    "AxisCodes",
     "BitWidthController",
     "NodeAwareQuantEmbedding",
     "NodeAwareQuantWeight",
@@ -19,6 +21,7 @@ __all__ = [
     "PackedMIPSIndex",
     "QuantLightGCN",
     "RowCodes",
+    "TransformRows",
     "packed_topk",
     "to_faiss",
 ]

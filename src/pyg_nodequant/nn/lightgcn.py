@@ -283,6 +283,11 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             result[start:start + batch_size] = ids
         return result
 
+    @property
+    def mean_bits(self) -> float:
+        r"""The mean width of the nodes as served, in bits."""
+        return float(self.embedding.controller.bit_width.float().mean())
+
     def storage_loss(self) -> Tensor:
         r"""The storage cost :math:`\frac{1}{N} \sum_i b_i d`, bits a node."""
         return self.embedding.storage_loss()

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyg_nodequant.nn.embedding import NodeAwareQuantEmbedding
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer
 from pyg_nodequant.runtime import PackedTable, RowClasses
+from pyg_nodequant.runtime.row_classes import unpack_nibbles
 from pyg_nodequant.runtime.row_codes import bit_starts, pack_codes
 from pyg_nodequant.runtime.row_scales import RowScales
 
@@ -96,6 +97,9 @@ class PackedEmbedding(torch.nn.Module):
         self.padding_idx = padding_idx
         self.dtype = dtype
         arrays = table.encode("t")[1]
+        if "t.log4" in arrays:  # a byte a row here, as a lookup wants it
+            arrays["t.log"] = arrays["t.log4"]
+            arrays["t.scale"] = unpack_nibbles(arrays["t.scale"], size)
         state = {
             "codes": _row_strings(table),
             "class_ids": table.class_ids.astype(np.uint8),

@@ -27,7 +27,7 @@ Table = Union[PackedTable, FloatTable]
 
 KIND = "delta"
 # What the rows of a delta share with those of its base.
-_SHARED = ("classes", "log")
+_SHARED = ("classes", "log", "log4")
 _UNSIGNED = ("U8", "U16", "U32")
 
 

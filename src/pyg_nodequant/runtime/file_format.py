@@ -226,7 +226,7 @@ def read_container(
                 data = data.view(np.ndarray)
             else:
                 data = empty(max(size - length, 0))
-                data = data[:file.readinto(memoryview(data))]
+                data = data[:file.readinto(data.data)]
     except OSError as error:
         raise PackedFileError(f"'{path}' cannot be read: "
                               f"{error.strerror or error}") from error

@@ -11,6 +11,7 @@ from pyg_nodequant.runtime.blocks import gather_strings, to_blocks
 from pyg_nodequant.runtime.file_format import Container
 from pyg_nodequant.runtime.float_table import FloatTable
 from pyg_nodequant.runtime.layout import RowLayout
+from pyg_nodequant.runtime.row_classes import pack_nibbles, unpack_nibbles
 from pyg_nodequant.runtime.table import PackedTable
 
 Array = np.ndarray[Any, Any]
@@ -51,18 +52,21 @@ def join_rows(parts: Sequence[tuple[Table, Array]]) -> Table:
         start = int(layout.starts[number])
         codes[start:start + len(blocks)] = blocks
     arrays = {"t.codes": codes,
-              "t.classes": packed[0].arrays["t.classes"],
-              "t.scale": np.concatenate([part.by_row("t.scale")
-                                         for part in packed])[layout.order]}
+              "t.classes": packed[0].arrays["t.classes"]}
     count = len(first.classes)
     if count > 1:
         arrays["t.class"] = layout.data
-    scale = arrays["t.scale"]
+    scale = np.concatenate([part.by_row("t.scale")
+                            for part in packed])[layout.order]
     may_share = count > 1 or int(first.classes.bits[0]) > 0
     if "t.log" in packed[0].arrays:
         arrays["t.log"] = packed[0].arrays["t.log"]
+    elif "t.log4" in packed[0].arrays:
+        arrays["t.log4"] = packed[0].arrays["t.log4"]
+        scale = pack_nibbles(scale)
     elif may_share and len(scale) > 1 and (scale == scale[0]).all():
-        arrays["t.scale"] = scale[:1].copy()
+        scale = scale[:1].copy()
+    arrays["t.scale"] = scale
     if any("t.offset" in part.arrays for part in packed):
         offset = np.concatenate([part.by_row("t.offset") for part in packed])
         arrays["t.offset"] = offset[layout.order]
@@ -78,6 +82,9 @@ class _Part:
         self.table = table
         self.rows = rows
         self.arrays = table.encode("t")[1]
+        if "t.log4" in self.arrays:  # from here on, a byte a row
+            self.arrays["t.scale"] = unpack_nibbles(self.arrays["t.scale"],
+                                                    len(table))
         data = self.arrays.get("t.class", np.zeros(0, dtype=np.uint8))
         self.layout = RowLayout(table.classes, data, len(table))
         self.class_ids = self.layout.classes_of(rows)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyg_nodequant.runtime.row_codes import MAX_BITS, MAX_DIM, num_levels
+from pyg_nodequant.runtime.row_codes import (
+    GAUSSIAN_SPAN,
+    MAX_BITS,
+    MAX_DIM,
+    num_levels,
+)
 
 Array = np.ndarray[Any, Any]
 
 MAX_CLASSES = 256
 
 # How a field of the table is written; see `RowClasses.to_bytes`.
-_DEFAULT, _PER_CLASS, _PER_DIM = 0, 1, 2
+_DEFAULT, _PER_CLASS, _PER_DIM, _SPREADS, _CENTERED = 0, 1, 2, 3, 4
+# The layouts that each field may have.
+_LAYOUTS = {"widths": (0, 1, 2), "steps": (0, 1, 2, 3),
+            "offsets": (0, 1, 2, 4), "uses_offset": (0, 1, 2)}
+
+# The levels and the steps of the optimal uniform quantizer of a standard
+# Gaussian, by bits.
+_LEVELS = num_levels(np.arange(MAX_BITS + 1)).astype(np.float32)
+_STEPS = (np.array(GAUSSIAN_SPAN) / np.maximum(_LEVELS, 1)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +140,48 @@ class RowClasses:
         return cls(np.broadcast_to(column, (len(column), dim)), 1.0, offsets,
                    uses)
 
+    @classmethod
+    def gaussian(cls, widths: ArrayLike, spread: ArrayLike) -> RowClasses:
+        r"""Classes for columns that are Gaussian about 0, of one spread each:
+
+        .. math::
+            a_{ck} = \sigma_k \frac{K_b}{2^b - 1}, \qquad
+            m_{ck} = -\tfrac{1}{2} a_{ck} (2^b - 1)
+
+        with :math:`b = b_{ck}` and the optimal widths :math:`K`
+        (:obj:`GAUSSIAN_SPAN`); 0 where :math:`b = 0`. Each factor and product
+        is rounded to :obj:`float32`. A file holds the spreads alone.
+
+        Args:
+            widths (array): Bits :math:`b_{ck}`, of shape :obj:`[C, d]`.
+            spread (array): Spreads :math:`\sigma_k \ge 0`, of shape
+                :obj:`[d]`; rounded to :obj:`float16` first.
+
+        Raises:
+            ValueError: If a value or a shape is not allowed.
+
+        Example:
+            >>> classes = RowClasses.gaussian([[1, 2], [3, 0]], [1.0, 0.5])
+            >>> classes.steps.round(3).tolist() == np.float32(
+            ...     [[1.596, 0.498], [0.586, 0.0]]).tolist()
+            True
+            >>> len(classes.to_bytes())
+            10
+        """
+        plain = cls(widths)
+        given = np.asarray(spread, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            half = given.astype(np.float16)
+        if half.shape != (plain.dim, ):
+            raise ValueError(f"'spread' needs {plain.dim} numbers, one a "
+                             f"column (got a shape of {list(half.shape)})")
+        bad = given[~(np.isfinite(half) & (given >= 0))]
+        if len(bad):
+            raise ValueError(f"'spread' needs to be finite in float16 and at "
+                             f"least 0 (got {bad[0]:g})")
+        steps = _spread_steps(plain.widths, half)
+        return cls(plain.widths, steps, _centered(plain.widths, steps))
+
     def __len__(self) -> int:
         return len(self.widths)
 
@@ -163,9 +218,12 @@ class RowClasses:
         steps, offsets, uses_offset: 0 not at all (1, 0 and "everywhere" for
         the last three), 1 one value a class, 2 one a dimension and class, in
         class-major order; 16 is added where the steps or the offsets are
-        :obj:`float32` instead of :obj:`float16`. Then the fields that are
-        there: widths in 4 bits, the first in the low half of a byte, and
-        uses_offset in single bits, lowest first, each filled up to a byte.
+        :obj:`float32` instead of :obj:`float16`. What would take a value a
+        dimension and class, but follows from less, is written as 3, steps of
+        :meth:`gaussian` as one spread a dimension in :obj:`float16`, or as 4,
+        its offsets, not at all. Then the fields that are there: widths in 4
+        bits, the first in the low half of a byte, and uses_offset in single
+        bits, lowest first, each filled up to a byte.
         """
         heads, bodies = bytearray(), []
         for name, default in _FIELDS:
@@ -176,6 +234,14 @@ class RowClasses:
             layout = _PER_DIM
             if (full == full[:, :1]).all():
                 layout, full = _PER_CLASS, full[:, :1]
+            elif name == "steps" and (spread := self._spread) is not None:
+                heads.append(_SPREADS)
+                bodies.append(spread.astype("<f2").tobytes())
+                continue
+            elif name == "offsets" and _same_bits(
+                    full, _centered(self.widths, self.steps)):
+                heads.append(_CENTERED)
+                continue
             flat = full.reshape(-1)
             if name == "widths":
                 bodies.append(pack_nibbles(flat).tobytes())
@@ -211,17 +277,19 @@ class RowClasses:
         for field, (name, default) in enumerate(_FIELDS):
             head = data[field] if field < len(data) else -1
             layout, wide = head & 15, head >> 4
-            number = name in ("steps", "offsets")
-            if layout not in (0, 1, 2) or wide not in ((0, 1) if number else
-                                                       (0, )):
+            number = name in ("steps", "offsets") and layout <= _PER_DIM
+            if layout not in _LAYOUTS[name] or wide not in (
+                    (0, 1) if number else (0, )):
                 raise ValueError("the class table has an unknown layout")
             if layout == _DEFAULT:
                 if default is None or wide:
                     raise ValueError("the class table has no widths")
                 values[name] = np.full((count, 1), default)
                 continue
-            columns = dim if layout == _PER_DIM else 1
-            total = count * columns
+            if layout == _CENTERED:
+                continue
+            columns = 1 if layout == _PER_CLASS else dim
+            total = dim if layout == _SPREADS else count * columns
             if name == "widths":
                 size = (total + 1) // 2
             elif name == "uses_offset":
@@ -239,12 +307,53 @@ class RowClasses:
                 flat = np.unpackbits(raw, count=total, bitorder="little")
             else:
                 flat = raw.view("<f4" if wide else "<f2")
-            values[name] = flat.reshape(count, columns)
+            values[name] = flat.reshape(-1, columns)
         if position != len(data):
             raise ValueError("the class table is too long")
+        if values["widths"].max() > MAX_BITS:
+            raise ValueError(f"the class table has a width beyond {MAX_BITS}")
+        # Now that all lengths are right, what is larger than the bytes.
+        if data[1] == _SPREADS:
+            spread = values["steps"]
+            if not ((spread >= 0) & np.isfinite(spread)).all():
+                raise ValueError("the class table has a spread that is not "
+                                 "finite or below 0")
+            values["steps"] = _spread_steps(values["widths"], spread)
+        if data[2] == _CENTERED:
+            values["offsets"] = _centered(values["widths"], values["steps"])
         widths = np.broadcast_to(values["widths"], (count, dim))
         return cls(widths, values["steps"], values["offsets"],
                    values["uses_offset"])
+
+    @property
+    def _spread(self) -> Optional[Array]:
+        # The spreads from which all steps follow to the last bit, if any do.
+        columns = np.arange(self.dim)
+        widest = self.widths.argmax(axis=0)
+        bits = self.widths[widest, columns]
+        steps = self.steps[widest, columns].astype(np.float64)
+        with np.errstate(over="ignore"):
+            half = (steps / np.where(bits > 0, _STEPS[bits], 1)).astype(
+                np.float16)
+        half[bits == 0] = 0
+        if not ((half >= 0) & np.isfinite(half)).all():
+            return None
+        found = _same_bits(self.steps, _spread_steps(self.widths, half))
+        return half if found else None
+
+
+def _spread_steps(widths: Array, spread: Array) -> Array:
+    return np.asarray(spread.astype(np.float32) * _STEPS[widths])
+
+
+def _centered(widths: Array, steps: Array) -> Array:
+    with np.errstate(over="ignore"):
+        low = np.float32(-0.5) * steps.astype(np.float32) * _LEVELS[widths]
+    return np.asarray(low + np.float32(0))  # no zero of negative sign
+
+
+def _same_bits(a: Array, b: Array) -> bool:
+    return np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
 def _compact(array: Array) -> Array:

@@ -8,8 +8,9 @@ import numpy as np
 
 from pyg_nodequant.runtime.file_format import Container
 from pyg_nodequant.runtime.float_table import FloatTable
-from pyg_nodequant.runtime.row_classes import RowClasses
+from pyg_nodequant.runtime.row_classes import RowClasses, pack_nibbles
 from pyg_nodequant.runtime.row_codes import num_levels
+from pyg_nodequant.runtime.row_scales import log_codes
 from pyg_nodequant.runtime.table import PackedTable
 
 Array = np.ndarray[Any, Any]
@@ -135,7 +136,9 @@ def fit_rows(table: Table, rows: Array, bits: Array) -> Table:
     field, arrays = plain.encode("t")
     arrays["t.scale"] = stored.scales(scales)[plain.order]
     if stored.log is not None:
-        arrays["t.log"] = stored.log
+        arrays[stored.log_name] = stored.log
+        if stored.bits == 4:
+            arrays["t.scale"] = pack_nibbles(arrays["t.scale"])
     if stored.offset_dtype is not None:
         arrays["t.offset"] = stored.offsets(offsets)[plain.order]
     return PackedTable.decode(Container("new rows", {"t": field}, arrays), "t")
@@ -148,7 +151,9 @@ class _Stored:
         arrays = table.encode("t")[1]
         scale = arrays["t.scale"]
         offset = arrays.get("t.offset")
-        self.log = arrays.get("t.log")
+        self.bits = 4 if "t.log4" in arrays else 8
+        self.log_name = "t.log4" if self.bits == 4 else "t.log"
+        self.log = arrays.get(self.log_name)
         self.dtype = scale.dtype
         self.offset_dtype = None if offset is None else offset.dtype
         self.shared: Optional[float] = None
@@ -160,12 +165,7 @@ class _Stored:
             return np.full(len(values), self.shared).astype(self.dtype)
         if self.log is None:
             return _rounded("scale", values, self.dtype)
-        low, step = float(self.log[0]), float(self.log[1]) or 1.0
-        codes = np.zeros(len(values), dtype=np.uint8)
-        some = values > 0
-        place = np.rint((np.log2(values[some]) - low) / step)
-        codes[some] = 1 + np.clip(place, 0, 254 if self.log[1] else 0)
-        return codes
+        return log_codes(values, self.log, self.bits)
 
     def offsets(self, values: Array) -> Array:
         assert self.offset_dtype is not None

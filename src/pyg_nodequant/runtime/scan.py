@@ -213,7 +213,7 @@ def scan(
     order, weights, firsts = rows.order, rows.weights, rows.first
     allowed, indptr, indices = limits.allowed, limits.indptr, limits.indices
     norms, sizes, entries = plans.norms, classes.sizes, classes.entries
-    counts, starts = rows.counts, rows.starts
+    starts = rows.starts
     tables, plan_size = plans.tables.reshape(-1), plans.tables.shape[1]
     all_terms, high = plans.terms, plans.high
     has_offset, k = len(shifts) > 0, best_scores.shape[1]

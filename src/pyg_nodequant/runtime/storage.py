@@ -12,9 +12,9 @@ Array = np.ndarray[Any, Any]
 Content = tuple[dict[str, str], dict[str, Array]]
 
 _EMBEDDING_PARTS = {
-    "codes": "codes", "scale": "scales", "log": "scales", "offset": "offsets",
-    "class": "class_ids", "classes": "class_tables", "rows": "float_rows",
-    "degree": "graph", "item": "graph",
+    "codes": "codes", "scale": "scales", "log": "scales", "log4": "scales",
+    "offset": "offsets", "class": "class_ids", "classes": "class_tables",
+    "rows": "float_rows", "degree": "graph", "item": "graph",
 }  # yapf: disable
 _CATALOGUE_PARTS = {
     "c.user": "ids", "c.user.size": "ids", "c.item": "ids",

@@ -27,7 +27,7 @@ from pyg_nodequant.runtime.row_codes import (
     quantize_rows,
     unpack_codes,
 )
-from pyg_nodequant.runtime.row_scales import RowScales
+from pyg_nodequant.runtime.row_scales import LOG_BITS, RowScales
 from pyg_nodequant.runtime.rows import RowTable
 from pyg_nodequant.runtime.search import Searcher, check_engine, search_table
 from pyg_nodequant.runtime.table_file import decode_table, encode_table
@@ -113,8 +113,8 @@ class PackedTable(RowTable):
                 :obj:`[n]`.
             centered (bool): Whether ranges are symmetric about 0; excludes
                 :obj:`offset`.
-            scale_dtype (str): :obj:`"float16"`, :obj:`"float32"` or
-                :obj:`"log8"`.
+            scale_dtype (str): :obj:`"float16"`, :obj:`"float32"`,
+                :obj:`"log8"` or :obj:`"log4"`.
             groups (array, optional): The group of each row, of shape
                 :obj:`[n]`: rows of one group and width need one scale, which
                 is then stored once, as the step of a class of theirs, in
@@ -175,6 +175,7 @@ class PackedTable(RowTable):
         offset: Optional[ArrayLike] = None,
         *,
         scale_dtype: str = "float16",
+        log: Optional[ArrayLike] = None,
     ) -> PackedTable:
         r"""Packs codes of any classes.
 
@@ -188,9 +189,20 @@ class PackedTable(RowTable):
                 :obj:`[n]`.
             scale_dtype (str): As in :meth:`from_codes`; offsets are
                 :obj:`float32` beside logarithmic scales.
+            log (pair, optional): The grid :math:`(l, h)` of logarithmic
+                scales, two :obj:`float32` numbers: scales on it are kept
+                exactly. By default, it goes from the smallest to the largest
+                scale.
 
         Raises:
             ValueError: If an argument is not of this form.
+
+        Example:
+            >>> classes = RowClasses.gaussian([[1, 2], [3, 0]], [1.0, 0.5])
+            >>> PackedTable.from_classes([[0, 3], [5, 0]], [0, 1], classes,
+            ...                          [1.0, 4.0], scale_dtype="log4",
+            ...                          log=(0, 1)).scale
+            array([1., 4.], dtype=float32)
         """
         codes = check_codes(codes)
         if codes.shape[1] != classes.dim:
@@ -205,13 +217,13 @@ class PackedTable(RowTable):
         share = len(classes) > 1 or int(classes.bits[0]) > 0
         check_length("scale", scale, len(codes))
         scales = RowScales.store(np.asarray(scale)[order], scale_dtype,
-                                 share=share)
+                                 share=share, log=log)
         offsets = None
         if offset is not None:
             check_length("offset", offset, len(codes))
             offsets = RowScales.store(
                 np.asarray(offset)[order],
-                "float32" if scale_dtype == "log8" else scale_dtype,
+                "float32" if scale_dtype in LOG_BITS else scale_dtype,
                 "offset", share=False)
             if not offsets.data.any():
                 offsets = None
@@ -282,7 +294,7 @@ class PackedTable(RowTable):
         span = scale * levels
         centered = low is None
         if low is not None:
-            kind = "float32" if scale_dtype == "log8" else scale_dtype
+            kind = "float32" if scale_dtype in LOG_BITS else scale_dtype
             low = RowScales.store(low, kind, "offset").values
         codes = quantize_rows(rows, widths, span,
                               -span / 2 if low is None else low)

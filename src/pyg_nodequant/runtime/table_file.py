@@ -34,7 +34,7 @@ def encode_table(
         "classes": np.frombuffer(classes.to_bytes(), np.uint8),
     }
     if scales.log is not None:
-        arrays["log"] = scales.log
+        arrays["log" if scales.bits == 8 else "log4"] = scales.log
     if offsets is not None:
         arrays["offset"] = offsets.data
     if len(classes) > 1:
@@ -106,13 +106,28 @@ def _natural(text: str) -> int:
 def _read_scales(content: Container, prefix: str, rows: int,
                  may_share: bool) -> RowScales:
     data = content.take(f"{prefix}.scale", ["F16", "F32", "U8"], (None, ))
-    shared = may_share and len(data) == 1
     if data.dtype == np.uint8:
-        log = content.take(f"{prefix}.log", ["F32"], (2, ))
-        shared = False
-    else:
-        log = None
+        return _read_logs(content, prefix, rows, data)
+    shared = may_share and len(data) == 1
     if len(data) != rows and not shared:
         content.fail(f"its table '{prefix}' has {len(data)} scales instead "
                      f"of {rows}")
-    return RowScales(data, rows, log)
+    return RowScales(data, rows)
+
+
+def _read_logs(content: Container, prefix: str, rows: int,
+               data: Array) -> RowScales:
+    half = f"{prefix}.log4" in content.arrays
+    if half and f"{prefix}.log" in content.arrays:
+        content.fail(f"its table '{prefix}' has both an array 'log' and an "
+                     f"array 'log4'")
+    name = f"{prefix}.log4" if half else f"{prefix}.log"
+    log = content.take(name, ["F32"], (2, ))
+    size = (rows + 1) // 2 if half else rows
+    if len(data) != size:
+        content.fail(f"its table '{prefix}' has {len(data)} "
+                     f"{'bytes of ' if half else ''}scales instead of {size}")
+    if half and rows % 2 and data[-1] >> 4:
+        content.fail(f"the array '{prefix}.scale' has a scale beyond those "
+                     f"of {rows} rows")
+    return RowScales(data, rows, log, 4 if half else 8)

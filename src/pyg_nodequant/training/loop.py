@@ -53,7 +53,7 @@ def validate(context: TrainingContext) -> dict[str, float]:
     """
     if context.data.val.size(1) == 0:
         return {}
-    model = context.model.eval()
+    model = context.served.eval()
     rows = model.get_embedding(context.edge_index)
     model.train()
     num_users = context.data.num_users
@@ -93,7 +93,7 @@ class StageLoop:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         r"""Continues where a checkpoint of this stage stopped."""
-        self.context.model.load_state_dict(checkpoint.model)
+        self.context.served.load_state_dict(checkpoint.model)
         if checkpoint.optimizer is not None:
             self.stage.optimizer.load_state_dict(checkpoint.optimizer)
         self.stage.schedule.load_state_dict(checkpoint.state["schedule"])
@@ -104,7 +104,7 @@ class StageLoop:
         r"""Trains until the schedule is finished; leaves the best model (on
         validation, or the last one without a validation split) in place.
         """
-        model, schedule = self.context.model, self.stage.schedule
+        model, schedule = self.context.served, self.stage.schedule
         self.stage.prepare()
         model.train()
         start = time.monotonic() - self.progress.seconds
@@ -180,21 +180,20 @@ class StageLoop:
         if metric is not None and may_keep and metric > progress.best_metric:
             progress.best_metric = metric
             progress.best_step = progress.step
-            progress.best = copy_state(self.context.model)
+            progress.best = copy_state(self.context.served)
         constant = not schedule.settling
         schedule.observe(metric)
         if constant and schedule.settling and progress.best:
             # Validation stalled: what came after the best model only led
             # away from it.
-            self.context.model.load_state_dict(progress.best)
+            self.context.served.load_state_dict(progress.best)
         return metrics
 
     def log(self, bar: Any, epoch: int, lr: float, loss: float,
             metrics: dict[str, float]) -> None:
         r"""Shows and records one line."""
-        progress, model = self.progress, self.context.model
-        bits = (float(model.embedding.controller.bit_width.float().mean())
-                if model.quantization_enabled else 32.0)
+        progress, model = self.progress, self.context.served
+        bits = model.mean_bits if model.quantization_enabled else 32.0
         shown = {"loss": f"{loss:.4f}", "bits": f"{bits:.2f}"}
         if metrics:
             shown["val"] = f"{metrics[self.options.monitor]:.4f}"

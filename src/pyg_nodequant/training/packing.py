@@ -2,26 +2,31 @@ r"""From a trained model to the file that is served."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 from torch_geometric.nn import LGConv
 
 from pyg_nodequant.data import Interactions
-from pyg_nodequant.nn import NodeAwareQuantizer, QuantLightGCN
+from pyg_nodequant.nn import (
+    NodeAwareQuantizer,
+    QuantLightGCN,
+    TransformRows,
+)
 from pyg_nodequant.runtime import (
     Catalogue,
     FloatTable,
     PackedGraph,
     PackedRecommender,
     PackedTable,
+    RowClasses,
 )
 
 
 @torch.no_grad()
 def pack_model(
-    model: QuantLightGCN,
+    model: Union[QuantLightGCN, TransformRows],
     edge_index: Tensor,
     interactions: Interactions,
     metadata: Optional[dict[str, Any]] = None,
@@ -34,7 +39,7 @@ def pack_model(
     and validation items.
 
     Args:
-        model (QuantLightGCN): The trained model.
+        model (QuantLightGCN or TransformRows): The trained model.
         edge_index (Tensor): The training graph, users before items.
         interactions (Interactions): The data it was trained on.
         metadata (dict, optional): Anything that JSON can hold.
@@ -48,7 +53,9 @@ def pack_model(
     graph = None
     users: PackedTable | FloatTable
     items: PackedTable | FloatTable
-    if not model.quantization_enabled:
+    if isinstance(model, TransformRows):
+        users, items = pack_axes(model, 0), pack_axes(model, 1)
+    elif not model.quantization_enabled:
         rows = model.get_embedding(edge_index).cpu().numpy()
         users = FloatTable(rows[:interactions.num_users])
         items = FloatTable(rows[interactions.num_users:])
@@ -134,3 +141,21 @@ def pack_rows(quantizer: NodeAwareQuantizer, x: Tensor,
             centered=offset is None)
 
     return table(slice(0, num_users)), table(slice(num_users, None))
+
+
+def pack_axes(rows: TransformRows, kind: int) -> PackedTable:
+    r"""Packs the users (0) or the items (1) of transform-coded rows."""
+    stored = rows.encode(kind)
+    classes = RowClasses.gaussian(stored.widths.cpu().numpy(),
+                                  stored.spread.cpu().numpy())
+    low, step = stored.grid.tolist()
+    return PackedTable.from_classes(
+        stored.codes.cpu().numpy(), stored.class_ids.cpu().numpy(), classes,
+        stored.scale.cpu().numpy(), scale_dtype=f"log{rows.scale_bits}",
+        log=(low, step))
+
+
+def embedding_bytes(users: PackedTable, items: PackedTable) -> int:
+    r"""The size of a file of two tables without a catalogue."""
+    bare = PackedRecommender(users, items)
+    return int(bare.storage()["embedding_bytes"])

@@ -2,7 +2,7 @@ r"""Runs the stages of a recipe on one set of training edges."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -10,18 +10,25 @@ from torch import Tensor
 from pyg_nodequant import functional as F
 from pyg_nodequant.config import ExperimentConfig
 from pyg_nodequant.data import BPRSampler, Interactions
-from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.training.checkpoint import Checkpoint
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
+from pyg_nodequant.training.float_cache import FloatCache
 from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.loop import StageLoop, StageProgress, copy_state
 from pyg_nodequant.training.schedule import PlateauSchedule
 from pyg_nodequant.training.stages import STAGES, Stage, TrainingContext
+from pyg_nodequant.training.transform_plan import (
+    TransformPlan,
+    node_budget,
+    transform_budget,
+)
 
 #: The stages of each recipe, in order.
 RECIPE_STAGES = {
     "float": ("float", ),
     "node_aware": ("float", "finetune"),
+    "transform": ("float", "transform"),
     "uniform": ("float", "finetune"),
     "paper": ("float", "joint"),
 }
@@ -69,8 +76,13 @@ class RecipeRun:
 
     @property
     def model(self) -> QuantLightGCN:
-        r"""The model that is trained."""
+        r"""The encoder."""
         return self.context.model
+
+    @property
+    def served(self) -> Union[QuantLightGCN, TransformRows]:
+        r"""What is served: the encoder, or rows made from it."""
+        return self.context.served
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -89,25 +101,32 @@ class RecipeRun:
                           in checkpoint.state["plans"].items()}
             self.float_state = dict(checkpoint.groups.get("float", {}))
             if self.stages[-1] in self.done:
-                self.model.load_state_dict(checkpoint.model)
+                if self.stages[-1] == "transform":
+                    self.prepare_transform()
+                self.served.load_state_dict(checkpoint.model)
         for index, name in enumerate(self.stages):
             if name in self.done:
                 continue
             same = (checkpoint is not None
                     and checkpoint.state["stage"] == name)
             self.run_stage(index, name, checkpoint if same else None)
-        self.model.quantization_enabled = self.config.quant.recipe != "float"
-        self.model.eval()
+        self.served.quantization_enabled = self.config.quant.recipe != "float"
+        self.served.eval()
 
     def run_stage(self, index: int, name: str,
                   checkpoint: Optional[Checkpoint]) -> None:
         r"""Prepares and runs one stage, and writes a checkpoint."""
         if name == "finetune":
             self.prepare_finetuning()
+        elif name == "transform":
+            self.prepare_transform()
         elif name == "joint" and self.float_state:
             # The baseline is no warm start: the paper trains from scratch.
             fresh = new_model(self.config, self.context.data)
             self.model.load_state_dict(fresh.state_dict())
+        cache = self.float_cache() if name == "float" else None
+        if cache is not None and checkpoint is None and self.take(cache):
+            return
         data = self.context.data
         sampler = BPRSampler(data.train, data.num_users, data.num_items,
                              self.config.trainer.batch_size,
@@ -122,9 +141,33 @@ class RecipeRun:
             self.plans[name] = stage.schedule.plan
         if name == "float":
             self.float_state = copy_state(self.model)
+            if cache is not None:
+                cache.save(self.model.embedding.weight, {
+                    "done": self.done[name], "plan": self.plans[name]})
         if name == "joint":
             self.model.embedding.controller.freeze()
         self.save(stage, progress)
+
+    def float_cache(self) -> Optional[FloatCache]:
+        r"""Where the float model of this run is kept, if one is."""
+        folder = self.config.trainer.float_cache
+        if folder is None:
+            return None
+        return FloatCache(folder, self.config, self.context.data,
+                          self.context.plans.get("float"))
+
+    @torch.no_grad()
+    def take(self, cache: FloatCache) -> bool:
+        r"""Takes the float model from a cache, if it is there."""
+        found = cache.load()
+        if found is None:
+            return False
+        weight, facts = found
+        self.model.embedding.weight.copy_(weight)
+        self.float_state = copy_state(self.model)
+        self.done["float"] = facts["done"]
+        self.plans["float"] = (int(facts["plan"][0]), int(facts["plan"][1]))
+        return True
 
     @torch.no_grad()
     def prepare_finetuning(self) -> None:
@@ -139,20 +182,59 @@ class RecipeRun:
         if quant.recipe == "uniform":
             bits = torch.full((model.num_nodes, ), quant.bits)
         else:
-            bits = self.allocate(teacher)
+            bits = self.node_widths(teacher)
         controller.set_bits(bits)
         controller.freeze(bits)
         model.embedding.quantizer.calibrate(model.embedding.weight)
         if model.output_quantizer is not None:
             model.output_quantizer.calibrate(teacher)
 
-    def allocate(self, teacher: Tensor) -> Tensor:
-        r"""The widths of :obj:`node_aware`: those that cost the float model's
-        rankings least at the budget. Layer-0 rows count with all that their
-        error spreads to.
+    @torch.no_grad()
+    def prepare_transform(self) -> None:
+        r"""Makes the rows of :obj:`transform` from the float model, which is
+        their teacher.
+        """
+        teacher = self.context.teacher = self.float_embedding()
+        num_users = self.context.data.num_users
+        plan = TransformPlan(teacher[:num_users], teacher[num_users:],
+                             self.config.quant, self.config.seed)
+        if self.config.quant.allocation == "uniform":
+            rows = plan.uniform_rows()
+        else:
+            rows = plan.rows(transform_budget(plan, self.config.quant))
+        self.context.rows = rows.to(self.context.device).train()
+
+    def node_widths(self, teacher: Tensor) -> Tensor:
+        r"""The widths of :obj:`node_aware` at its budget."""
+        quant, data = self.config.quant, self.context.data
+        weight = self.sensitivity(teacher)
+
+        def widths(total: int) -> Tensor:
+            bits = F.allocate_bits(weight, total / weight.numel(),
+                                   quant.min_bits, quant.max_bits,
+                                   quant.sensitivity_power)
+            if quant.allocation != "shuffled":
+                return bits
+            users, seed = data.num_users, 2 * self.config.seed
+            return torch.cat([F.shuffled(bits[:users], seed),
+                              F.shuffled(bits[users:], seed + 1)])
+
+        count = weight.numel()
+        budget = quant.budget_bytes(count)
+        if budget is None:
+            return widths(F.budget_total(count, quant.target_bits))
+        return widths(node_budget(self.model, teacher, widths, budget, quant,
+                                  data.num_users))
+
+    def sensitivity(self, teacher: Tensor) -> Tensor:
+        r"""What the nodes' widths go by: how much their errors cost the float
+        model's rankings, or their degrees. Layer-0 rows count with all that
+        their error spreads to.
         """
         model, quant = self.model, self.config.quant
         num_users = self.context.data.num_users
+        if quant.allocation == "degree":
+            return self.context.data.degree("train").to(teacher)
         curvature = F.listwise_curvature(teacher[:num_users],
                                          teacher[num_users:])
         weight = torch.zeros_like(curvature)
@@ -165,8 +247,7 @@ class RecipeRun:
                                             model.alpha.tolist(),
                                             seed=self.config.seed)
             weight += F.sensitivity(spread, model.embedding.weight.detach())
-        return F.allocate_bits(weight, quant.target_bits, quant.min_bits,
-                               quant.max_bits, quant.sensitivity_power)
+        return weight
 
     @torch.no_grad()
     def float_embedding(self) -> Tensor:
@@ -187,7 +268,7 @@ class RecipeRun:
         """
         if self.context.data.val.size(1) == 0:
             return {}
-        rows = {"trained": self.model.get_embedding(self.context.edge_index)}
+        rows = {"trained": self.served.get_embedding(self.context.edge_index)}
         if self.float_state:
             rows["float"] = self.float_embedding()
         num_users = self.context.data.num_users
@@ -208,7 +289,7 @@ class RecipeRun:
     def save(self, stage: Stage, progress: StageProgress) -> None:
         r"""Writes a checkpoint."""
         self.journal.save(
-            model=stage.model.state_dict(),
+            model=self.served.state_dict(),
             optimizer=stage.optimizer.state_dict(),
             best=progress.best, float_state=self.float_state,
             state={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from pyg_nodequant import functional as F
 from pyg_nodequant.config import ExperimentConfig
 from pyg_nodequant.data import Interactions
-from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.training.schedule import (
     CosineSchedule,
     PlateauSchedule,
@@ -39,6 +39,13 @@ class TrainingContext:
     teacher: Optional[Tensor] = None
     #: Courses to repeat, by stage: (step the fall begins at, last step).
     plans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: The rows that are served instead of the model's, if there are any.
+    rows: Optional[TransformRows] = None
+
+    @property
+    def served(self) -> Union[QuantLightGCN, TransformRows]:
+        r"""What is trained and validated now, and served in the end."""
+        return self.model if self.rows is None else self.rows
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +121,16 @@ class Stage(ABC):
                                strict=True):
             group["lr"] = peak * factor
         return self.peak[0] * factor
+
+    def sample_users(self, step: int) -> Tensor:
+        r"""The users distilled at a step: a function of seed and step alone,
+        so that a resumed run sees the same ones.
+        """
+        generator = torch.Generator().manual_seed(
+            self.config.seed * 1_000_003 + step)
+        count = min(self.config.quant.distill_users, self.num_users)
+        chosen = torch.randperm(self.num_users, generator=generator)[:count]
+        return chosen.to(self.context.device)
 
     def batch_nodes(self, users: Tensor, positives: Tensor,
                     negatives: Tensor) -> Tensor:
@@ -226,18 +243,52 @@ class FinetuneStage(Stage):
         ranking, penalty = self.bpr(batch, nodes)
         return loss + options.bpr_weight * ranking + penalty
 
-    def sample_users(self, step: int) -> Tensor:
-        r"""The users distilled at a step: a function of seed and step alone,
-        so that a resumed run sees the same ones.
-        """
-        generator = torch.Generator().manual_seed(
-            self.config.seed * 1_000_003 + step)
-        count = min(self.config.quant.distill_users, self.num_users)
-        chosen = torch.randperm(self.num_users, generator=generator)[:count]
-        return chosen.to(self.context.device)
+
+class TransformStage(Stage):
+    r"""Fine-tunes the rows that are served, in principal axes: list-wise KL
+    to the float model, and a share of BPR. No graph is propagated over.
+    """
+
+    name = "transform"
+
+    @property
+    def rows(self) -> TransformRows:
+        r"""The rows that are trained."""
+        if self.context.rows is None:
+            raise RuntimeError("there are no rows to fine-tune yet")
+        return self.context.rows
+
+    def prepare(self) -> None:
+        r"""Nothing: the rows are quantized from the start."""
+
+    def make_schedule(self, steps_per_epoch: int) -> Schedule:
+        r"""A fixed number of steps along a cosine."""
+        return CosineSchedule(self.config.quant.finetune_steps)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        r"""Adam on the rows and on the columns' spreads."""
+        return torch.optim.Adam(self.rows.parameters(),
+                                lr=self.config.quant.finetune_lr, fused=True)
+
+    def loss(self, step: int, users: Tensor, positives: Tensor,
+             negatives: Tensor) -> Tensor:
+        r"""KL + BPR."""
+        options, teacher = self.config.quant, self.context.teacher
+        if teacher is None:
+            raise RuntimeError("fine-tuning needs the float model's rows")
+        distilled = self.sample_users(step)
+        items = self.rows.item_rows()
+        loss = options.distill_weight * F.distillation_loss(
+            self.rows.user_rows(distilled), items, teacher[distilled],
+            teacher[self.num_users:], options.temperature)
+        if options.bpr_weight == 0:
+            return loss
+        return loss + options.bpr_weight * F.bpr_loss(
+            self.rows.user_rows(users), F.gather_rows(items, positives),
+            F.gather_rows(items, negatives))
 
 
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
-    for stage in (FloatStage, JointStage, FinetuneStage)
+    for stage in (FloatStage, JointStage, FinetuneStage, TransformStage)
 }

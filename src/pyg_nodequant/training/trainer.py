@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyg_nodequant.config import ExperimentConfig
 from pyg_nodequant.data import Interactions
-from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.training.checkpoint import Checkpoint
 from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.recipe import RecipeRun
@@ -22,7 +22,8 @@ class TrainingResult:
     r"""What :meth:`Trainer.fit` returns.
 
     Args:
-        model (QuantLightGCN): In eval mode, its widths frozen.
+        model (QuantLightGCN or TransformRows): In eval mode, its widths
+            frozen.
         edge_index (Tensor): The graph it propagates over, users before items.
         float_embedding (Tensor, optional): The float model's propagated rows
             :math:`(N, d)`, if the recipe trained one.
@@ -34,7 +35,7 @@ class TrainingResult:
         history (list): A row for each validation.
     """
 
-    model: QuantLightGCN
+    model: Union[QuantLightGCN, TransformRows]
     edge_index: Tensor
     float_embedding: Optional[Tensor] = None
     val: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -163,7 +164,7 @@ class Trainer:
         if run.name == "refit":
             done.update({run.label(k): v for k, v in run.done.items()})
         return TrainingResult(
-            run.model, run.context.edge_index,
+            run.served, run.context.edge_index,
             run.float_embedding() if run.float_state else None,
             selected["val"],
             {name: stage["seconds"] for name, stage in done.items()},
