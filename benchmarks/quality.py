@@ -8,8 +8,8 @@ r"""Quality at equal bytes: every method on the same data, seeds and teachers.
 Each run is a `nodequant train` with the overrides of its method, refitted on
 train and validation; float models are shared by a cache in the folder. A line
 of ``runs.jsonl`` is written for each run that ended, and those that have
-one are not run again. ``--report`` prints tables, means and standard deviations
-over seeds, and draws true
+one are not run again. ``--report`` prints means and standard deviations over
+seeds, and draws true
 bytes a node against quality.
 """
 
