@@ -9,8 +9,7 @@ Each run is a `nodequant train` with the overrides of its method, refitted on
 train and validation; float models are shared by a cache in the folder. A line
 of ``runs.jsonl`` is written for each run that ended, and those that have
 one are not run again. ``--report`` prints means and standard deviations over
-seeds, and draws true
-bytes a node against quality.
+seeds, and draws bytes a node against quality (needs matplotlib).
 """
 
 from __future__ import annotations
@@ -146,6 +145,12 @@ def mean(runs: list[dict[str, Any]], *path: str) -> float:
     return statistics.mean(values)
 
 
+def is_plain(name: str) -> bool:
+    """Whether a method is no control, of which there are many at one size."""
+    controls = ("shuffled", "by axis only", "not fine-tuned", "users")
+    return not name.endswith(controls)
+
+
 def draw(data: str, rows: dict[str, list[dict[str, Any]]],
          folder: Path) -> None:
     """True bytes a node against quality, the float models as lines."""
@@ -166,8 +171,7 @@ def draw(data: str, rows: dict[str, list[dict[str, Any]]],
             points = sorted(
                 (mean(runs, "bytes_per_node"), mean(runs, "test", metric))
                 for name, runs in rows.items()
-                if name.split(" ")[0] == family and "," not in
-                name.replace(" B, ", " B ", 1 if family == "axes" else 0))
+                if name.startswith(family) and is_plain(name))
             if points:
                 panel.plot(*zip(*points, strict=True), marker=marker,
                            color=colour, label=family,

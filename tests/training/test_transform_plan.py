@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from pyg_nodequant import functional as F
 from pyg_nodequant.config import NodeQuantConfig
 from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.training.byte_budget import (
+    meet_bytes,
+    node_budget,
+    transform_budget,
+)
 from pyg_nodequant.training.packing import (
     embedding_bytes,
     pack_axes,
     pack_rows,
 )
-from pyg_nodequant.training.transform_plan import (
-    TransformPlan,
-    meet_bytes,
-    node_budget,
-    transform_budget,
-)
+from pyg_nodequant.training.transform_plan import TransformPlan
 
 USERS, ITEMS, DIM = 200, 120, 16
 

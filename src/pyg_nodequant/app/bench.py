@@ -14,7 +14,7 @@ from pyg_nodequant.config import check_choice, check_number
 
 EPILOG = """\
 Every method answers the same queries in one process, three of them and then
-the next method's turn, each after one that is not timed; shown are medians.
+the next method's turn, each after three that are not timed; shown are medians.
 Rivals are measured where they are installed: torch (float32 product and topk)
 and faiss (pip install pyg-nodequant[faiss]).
 

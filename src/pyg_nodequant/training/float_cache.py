@@ -65,7 +65,7 @@ class FloatCache:
             with safe_open(self.path, "pt") as file:
                 facts = json.loads((file.metadata() or {})["facts"])
                 return file.get_tensor("weight"), dict(facts)
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
     def save(self, weight: Tensor, facts: dict[str, Any]) -> None:

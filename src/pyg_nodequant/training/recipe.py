@@ -11,6 +11,7 @@ from pyg_nodequant import functional as F
 from pyg_nodequant.config import ExperimentConfig
 from pyg_nodequant.data import BPRSampler, Interactions
 from pyg_nodequant.nn import QuantLightGCN, TransformRows
+from pyg_nodequant.training.byte_budget import node_budget, transform_budget
 from pyg_nodequant.training.checkpoint import Checkpoint
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.float_cache import FloatCache
@@ -18,11 +19,7 @@ from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.loop import StageLoop, StageProgress, copy_state
 from pyg_nodequant.training.schedule import PlateauSchedule
 from pyg_nodequant.training.stages import STAGES, Stage, TrainingContext
-from pyg_nodequant.training.transform_plan import (
-    TransformPlan,
-    node_budget,
-    transform_budget,
-)
+from pyg_nodequant.training.transform_plan import TransformPlan
 
 #: The stages of each recipe, in order.
 RECIPE_STAGES = {
