@@ -105,6 +105,9 @@ def test_choices():
      "'quant.min_bytes' needs to be an integer in [0, 255] (got 1.5)"),
     (NodeQuantConfig, dict(scale_bits=5),
      "'quant.scale_bits' needs to be 4 or 8 (got 5)"),
+    (NodeQuantConfig, dict(recipe="transform", where="input"),
+     "'quant.where' and 'quant.range' need to be output and symmetric for "
+     "transform (got input and symmetric)"),
     (NodeQuantConfig, dict(lambda_storage=-1e-4), "'quant.lambda_storage' "
      "needs to be a number of at least 0 (got -0.0001)"),
     (NodeQuantConfig, dict(sensitivity_power=5), "'quant.sensitivity_power' "

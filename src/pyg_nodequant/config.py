@@ -162,6 +162,11 @@ class NodeQuantConfig:
         if self.scale_bits not in (4, 8):
             raise ValueError(f"'quant.scale_bits' needs to be 4 or 8 "
                              f"(got {self.scale_bits})")
+        if self.recipe == "transform" and (
+                self.where, self.range) != ("output", "symmetric"):
+            raise ValueError(f"'quant.where' and 'quant.range' need to be "
+                             f"output and symmetric for transform "
+                             f"(got {self.where} and {self.range})")
         self._check_budget()
         if self.recipe == "node_aware" and self.budget_bytes(1) is None:
             check_number("quant.target_bits", self.target_bits, self.min_bits,
