@@ -19,12 +19,11 @@ from pyg_nodequant.functional.bitwidth import (
     project_to_budget,
     round_bits,
 )
-from pyg_nodequant.functional.losses import (
-    bpr_loss,
+from pyg_nodequant.functional.distillation import (
     distillation_loss,
-    l2_loss,
     listwise_kl_loss,
 )
+from pyg_nodequant.functional.losses import bpr_loss, l2_loss
 from pyg_nodequant.functional.propagate import (
     Adjacency,
     build_adjacency,

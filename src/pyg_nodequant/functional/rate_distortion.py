@@ -219,7 +219,7 @@ def quadratic_distortion(
         \frac{1}{2U} \sum_{nk} h_{nk} (x_{nk} - \hat{x}_{nk})^2 .
 
     For small errors that are uncorrelated and of zero mean it is what
-    :func:`~pyg_nodequant.functional.losses.listwise_kl_loss` comes to on
+    :func:`~pyg_nodequant.functional.distillation.listwise_kl_loss` comes to on
     average, its factor :math:`T^2` included.
 
     Args:
