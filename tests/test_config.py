@@ -8,6 +8,7 @@ import pytest
 from pyg_nodequant.config import (
     DataConfig,
     ExperimentConfig,
+    LossConfig,
     ModelConfig,
     NodeQuantConfig,
     OptimizerConfig,
@@ -17,8 +18,8 @@ from pyg_nodequant.config import (
     check_number,
 )
 
-CONFIGS = [DataConfig, ExperimentConfig, ModelConfig, NodeQuantConfig,
-           OptimizerConfig, TrainerConfig]
+CONFIGS = [DataConfig, ExperimentConfig, LossConfig, ModelConfig,
+           NodeQuantConfig, OptimizerConfig, TrainerConfig]
 
 
 @pytest.mark.parametrize("cls", CONFIGS)
@@ -34,8 +35,8 @@ def test_as_dict():
     values = as_dict(ExperimentConfig(seed=3))
     assert values["seed"] == 3
     assert values["quant"]["max_bits"] == 8
-    assert set(values) == {"seed", "data", "model", "quant", "optimizer",
-                           "trainer"}
+    assert set(values) == {"seed", "data", "model", "quant", "loss",
+                           "optimizer", "trainer"}
 
 
 @pytest.mark.parametrize("value", [0, 1, 3.0, 8, 1e-3])
@@ -259,3 +260,21 @@ def test_target_bits_matter_to_node_aware_only():
 def test_target_bits_do_not_matter_beside_a_budget():
     quant = NodeQuantConfig("node_aware", min_bits=3, bytes_per_node=9.5)
     assert quant.budget_bytes(203) == 1928
+
+
+def test_cosine_scores_are_refused_where_they_cannot_be():
+    loss = LossConfig(name="softmax")
+    with pytest.raises(ValueError, match="'loss.name' needs to be bpr for "
+                                         "quant.recipe=paper"):
+        ExperimentConfig(loss=loss, quant=NodeQuantConfig(recipe="paper"))
+    with pytest.raises(ValueError, match="'quant.where' needs to be output "
+                                         "with loss.name=softmax"):
+        ExperimentConfig(loss=loss, quant=NodeQuantConfig(where="input"))
+
+
+@pytest.mark.parametrize("values", [
+    {"name": "hinge"}, {"temperature": 0}, {"user_power": 2}, {"users": 0},
+    {"items": -1}])
+def test_loss_config_is_checked(values):
+    with pytest.raises(ValueError, match=f"'loss.{next(iter(values))}' needs"):
+        LossConfig(**values)

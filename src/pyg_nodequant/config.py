@@ -15,6 +15,7 @@ RECIPES = ("node_aware", "transform", "paper", "uniform", "float")
 ALLOCATIONS = ("sensitivity", "degree", "uniform", "shuffled")
 WHERE = ("output", "input", "both")
 RANGES = ("symmetric", "minmax", "learned")
+LOSSES = ("bpr", "softmax")
 MAX_SUPPORTED_BITS = 8
 
 
@@ -101,6 +102,9 @@ class NodeQuantConfig:
         bpr_weight (float): Weight of BPR while fine-tuning.
         temperature (float): Temperature of the list-wise softmax.
         distill_users (int): Users a fine-tuning step distils.
+        distill_seen (bool): Whether the items that a user has seen, which are
+            never recommended, count in the list-wise KL and in the
+            sensitivity.
         finetune_steps (int): Fine-tuning steps after the widths are frozen.
         finetune_lr (float): Their peak learning rate.
         float_baseline (bool): Whether :obj:`"paper"` also trains the float
@@ -140,6 +144,7 @@ class NodeQuantConfig:
     bpr_weight: float = 0.3
     temperature: float = 1.0
     distill_users: int = 256
+    distill_seen: bool = True
     finetune_steps: int = 800
     finetune_lr: float = 1e-2
     float_baseline: bool = True
@@ -258,6 +263,46 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    r"""What the float model is trained to do.
+
+    Args:
+        name (str): :obj:`"bpr"`, pairs of items scored by inner products, or
+            :obj:`"softmax"`, the cross-entropy of a user's whole ranking,
+            scored by cosines
+            (:func:`~pyg_nodequant.functional.softmax_loss`).
+        temperature (float): :math:`\tau` that cosines are divided by.
+        user_power (float): A user with :math:`n` items counts :math:`n^p`
+            in it: 0 for users alike, 1 for interactions alike.
+        users (int): Users of a step of :obj:`"softmax"`.
+        items (int): Items that compete in it beside the users' own, drawn
+            anew each step; 0 for all.
+
+    Example:
+        >>> LossConfig(name="softmax").cosine_temperature
+        0.2
+    """
+
+    name: str = "bpr"
+    temperature: float = 0.2
+    user_power: float = 0.5
+    users: int = 1024
+    items: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("loss.name", self.name, LOSSES)
+        check_number("loss.temperature", self.temperature, 0, open_low=True)
+        check_number("loss.user_power", self.user_power, 0, 1)
+        check_number("loss.users", self.users, 1, integer=True)
+        check_number("loss.items", self.items, 0, integer=True)
+
+    @property
+    def cosine_temperature(self) -> Optional[float]:
+        r"""The temperature of cosine scores; inner products have none."""
+        return self.temperature if self.name == "softmax" else None
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     r"""Adam with L2 on the layer-0 rows of a batch.
 
@@ -266,7 +311,8 @@ class OptimizerConfig:
         l2 (float, optional): L2 weight :math:`\gamma` in
             :math:`\frac{\gamma}{2B}\sum \lVert e \rVert^2` over the layer-0
             rows of the batch's users, positives and negatives. (default:
-            :obj:`None`, 80 divided by the number of training interactions)
+            :obj:`None`, 80 divided by the number of training interactions;
+            0 with cosine scores, which do not know how long a row is)
     """
 
     lr: float = 0.01
@@ -377,11 +423,22 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     quant: NodeQuantConfig = field(default_factory=NodeQuantConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
+        if self.loss.name != "bpr":
+            if self.quant.recipe == "paper":
+                raise ValueError(f"'loss.name' needs to be bpr for "
+                                 f"quant.recipe=paper (got "
+                                 f"'{self.loss.name}')")
+            if self.quant.where != "output":
+                raise ValueError(f"'quant.where' needs to be output with "
+                                 f"loss.name={self.loss.name}, whose rows are "
+                                 f"scaled after propagation (got "
+                                 f"'{self.quant.where}')")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -181,3 +181,17 @@ def test_wrong_target(target):
     with pytest.raises(ValueError, match=r"'target_bits' needs to be in "
                        rf"\[1, 8\] \(got {target}\)"):
         F.allocate_bits(torch.ones(3), target)
+
+
+def test_excluded_items_have_no_curvature():
+    g = torch.Generator().manual_seed(1)
+    users, items = (torch.randn(n, 3, generator=g) for n in (4, 6))
+    out = torch.zeros(4, 6, dtype=torch.bool)
+    out[:, 2] = True
+    pairs = out.nonzero().t()
+    kept = torch.tensor([0, 1, 3, 4, 5])
+    expected = F.listwise_curvature(users, items[kept], 0.7)
+    found = F.listwise_curvature(users, items, 0.7, 12, pairs)
+    assert torch.allclose(found[:4], expected[:4], atol=1e-5)
+    assert torch.allclose(found[4:][kept], expected[4:], atol=1e-5)
+    assert float(found[4 + 2]) == 0

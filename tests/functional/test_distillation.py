@@ -72,3 +72,37 @@ def test_distillation_is_float32_under_autocast(dtype):
     assert loss.dtype == listwise.dtype == torch.float32
     assert torch.equal(loss, expected)
     assert torch.equal(tables[0].grad, gradient)
+
+
+@pytest.mark.parametrize("chunk_scores", [1, 20, 2**22])
+def test_excluded_items_are_in_no_ranking(chunk_scores):
+    g = torch.Generator().manual_seed(3)
+    tables = [torch.randn(n, 4, dtype=torch.float64, generator=g)
+              for n in (5, 7, 5, 7)]
+    out = torch.rand(5, 7, generator=g) < 0.4
+    out[1] = False
+    users, items = (x.clone().requires_grad_() for x in tables[:2])
+    loss = F.distillation_loss(users, items, *tables[2:], 0.5, chunk_scores,
+                             out.nonzero().t())
+    loss.backward()
+    a, b = (x.clone().requires_grad_() for x in tables[:2])
+    expected = 0
+    for u in range(5):
+        keep = ~out[u]
+        expected = expected + F.listwise_kl_loss(
+            (b[keep] @ a[u])[None], (tables[3][keep] @ tables[2][u])[None],
+            0.5) / 5
+    expected.backward()
+    assert torch.allclose(loss, expected, atol=1e-10)
+    assert torch.allclose(users.grad, a.grad, atol=1e-9)
+    assert torch.allclose(items.grad, b.grad, atol=1e-9)
+
+
+def test_a_user_who_has_seen_everything_costs_nothing():
+    g = torch.Generator().manual_seed(3)
+    tables = [torch.randn(n, 4, generator=g) for n in (1, 3, 1, 3)]
+    users = tables[0].requires_grad_()
+    loss = F.distillation_loss(users, *tables[1:],
+                             excluded=torch.ones(1, 3).nonzero().t())
+    loss.backward()
+    assert float(loss) == 0 and not bool(users.grad.any())

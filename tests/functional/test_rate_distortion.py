@@ -336,3 +336,17 @@ def test_wrong_shape(name, shapes):
                        rf"the shape \(., 3\) of '{name}' \(got \(., .\)\)"):
         quadratic_distortion(table(5, 3), table(7, 3),
                              *(table(*shape) for shape in shapes))
+
+
+def test_excluded_items_have_no_directional_curvature():
+    g = torch.Generator().manual_seed(1)
+    users, items = (torch.randn(n, 3, generator=g) for n in (4, 6))
+    out = torch.rand(4, 6, generator=g) < 0.4
+    found = directional_curvature(users, items, 0.7, 12, out.nonzero().t())
+    expected_items = torch.zeros(6, 3, dtype=torch.float64)
+    for u in range(4):
+        keep = ~out[u]
+        one = directional_curvature(users[u:u + 1], items[keep], 0.7)
+        assert torch.allclose(found[0][u], one[0][0], atol=1e-5)
+        expected_items[keep] += one[1]
+    assert torch.allclose(found[1], expected_items, atol=1e-5)

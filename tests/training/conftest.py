@@ -10,6 +10,7 @@ import torch
 
 from pyg_nodequant.config import (
     ExperimentConfig,
+    LossConfig,
     ModelConfig,
     NodeQuantConfig,
     OptimizerConfig,
@@ -39,6 +40,7 @@ def settings() -> Callable[..., ExperimentConfig]:
         *,
         seed: int = 0,
         model: Any = (),
+        loss: Any = (),
         optimizer: Any = (),
         trainer: Any = (),
         **quant: Any,
@@ -49,6 +51,7 @@ def settings() -> Callable[..., ExperimentConfig]:
                                  **dict(model)}),
             quant=NodeQuantConfig(recipe, **{
                 "finetune_steps": 20, "distill_users": 32, **quant}),
+            loss=LossConfig(**dict(loss)),
             optimizer=OptimizerConfig(**dict(optimizer)),
             trainer=TrainerConfig(**{
                 "max_epochs": 8, "batch_size": 500, "eval_every": 8,

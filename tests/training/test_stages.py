@@ -12,6 +12,7 @@ from pyg_nodequant.training.stages import (
     FinetuneStage,
     FloatStage,
     JointStage,
+    SoftmaxStage,
     TrainingContext,
     TransformStage,
     float_params,
@@ -265,3 +266,75 @@ def test_l2_shrinks_with_the_number_of_interactions(context):
     context.config = replace(context.config, optimizer=replace(
         context.config.optimizer, l2=0.0))
     assert context.l2 == 0.0
+
+
+def softmax_by_hand(context, step):
+    """The loss of all users at a step, over a dense table of cosines."""
+    options, num_users = context.config.loss, context.data.num_users
+    x = torch.nn.functional.normalize(propagated(context), dim=1)
+    scores = x[:num_users] @ x[num_users:].t() / options.temperature
+    seen = torch.zeros_like(scores)
+    seen[tuple(context.data.train)] = 1
+    count = seen.sum(1)
+    each = scores.logsumexp(1) - (scores * seen).sum(1) / count.clamp(min=1)
+    weight = torch.where(count > 0, count**options.user_power, 0)
+    return (each * weight).sum() / weight.sum()
+
+
+@pytest.mark.parametrize("items", [0, 1000])
+def test_softmax_loss_of_all_users(data, settings, batch, items):
+    config = settings("float", loss={"name": "softmax", "items": items,
+                                     "temperature": 0.3, "user_power": 0.3})
+    context = TrainingContext(new_model(config, data), data.without_test(),
+                              data.edge_index("train"), config)
+    stage = SoftmaxStage(context, 10)
+    stage.prepare()
+    loss = stage.loss(3, *batch)
+    assert float(loss) == pytest.approx(float(softmax_by_hand(context, 3)),
+                                        rel=1e-5)
+    loss.backward()
+    assert bool(context.model.embedding.weight.grad.any())
+
+
+def test_softmax_samples_depend_on_the_step_alone(data, settings, batch):
+    config = settings("float", loss={"name": "softmax", "items": 20,
+                                     "users": 30})
+    context = TrainingContext(new_model(config, data), data.without_test(),
+                              data.edge_index("train"), config)
+    stage = SoftmaxStage(context, 10)
+    stage.prepare()
+    losses = [float(stage.loss(step, *batch)) for step in (1, 2, 1)]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_softmax_has_l2_only_where_it_is_asked_for(data, settings, batch):
+    values = []
+    for l2 in (None, 0.5):
+        config = settings("float", loss={"name": "softmax"},
+                          optimizer={"l2": l2})
+        context = TrainingContext(new_model(config, data),
+                                  data.without_test(),
+                                  data.edge_index("train"), config)
+        stage = SoftmaxStage(context, 10)
+        stage.prepare()
+        values.append(stage.loss(0, *batch))
+    nodes = torch.cat([batch[0], batch[1] + data.num_users,
+                       batch[2] + data.num_users])
+    rows = context.model.embedding.weight[nodes]
+    expected = 0.5 * rows.square().sum() / (2 * len(batch[0]))
+    assert torch.allclose(values[1] - values[0], expected, atol=1e-5)
+
+
+def test_what_users_have_seen_is_left_out_when_asked(data, settings, batch):
+    config = settings("node_aware", distill_seen=False)
+    context = TrainingContext(new_model(config, data), data.without_test(),
+                              data.edge_index("train"), config)
+    users = torch.tensor([4, 0])
+    pairs = context.excluded(users)
+    dense = torch.zeros(data.num_users, data.num_items)
+    dense[tuple(data.train)] = 1
+    assert torch.equal(pairs, dense[users].nonzero().t())
+    assert torch.equal(context.excluded(), dense.nonzero().t())
+    assert TrainingContext(
+        context.model, context.data, context.edge_index,
+        settings("node_aware")).excluded(users) is None

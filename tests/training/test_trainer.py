@@ -23,7 +23,10 @@ from pyg_nodequant.training.trainer import pick_device
 RECIPES = ("float", "node_aware", "uniform", "paper")
 # A budget that suits 210 nodes of 8 numbers.
 TRANSFORM = {"recipe": "transform", "bytes_per_node": 7.0}
-ALL = [*({"recipe": recipe} for recipe in RECIPES), TRANSFORM]
+SOFTMAX = {"loss": {"name": "softmax", "users": 50}, "distill_seen": False}
+ALL = [*({"recipe": recipe} for recipe in RECIPES), TRANSFORM,
+       {"recipe": "node_aware", **SOFTMAX}, {**TRANSFORM, **SOFTMAX},
+       {"recipe": "float", "loss": {"name": "softmax", "items": 20}}]
 
 
 def measure(rows, data, split="test"):

@@ -24,6 +24,7 @@ from pyg_nodequant.functional.distillation import (
     listwise_kl_loss,
 )
 from pyg_nodequant.functional.losses import bpr_loss, l2_loss
+from pyg_nodequant.functional.pairs import pairs_between
 from pyg_nodequant.functional.propagate import (
     Adjacency,
     build_adjacency,
@@ -48,6 +49,11 @@ from pyg_nodequant.functional.rate_distortion import (
     distortion_bound,
     quadratic_distortion,
     reverse_water_filling,
+)
+from pyg_nodequant.functional.softmax import (
+    cosine_rows,
+    sampled_columns,
+    softmax_loss,
 )
 from pyg_nodequant.functional.storage import storage_loss
 from pyg_nodequant.functional.transform import (
@@ -76,6 +82,7 @@ __all__ = [
     "byte_profiles",
     "column",
     "column_spread",
+    "cosine_rows",
     "csr_from_coo",
     "degree_score",
     "dequantize",
@@ -93,6 +100,7 @@ __all__ = [
     "log_grid",
     "minmax_range",
     "num_levels",
+    "pairs_between",
     "principal_axes",
     "profile_distortion",
     "project_to_budget",
@@ -105,10 +113,12 @@ __all__ = [
     "reverse_water_filling",
     "round_bits",
     "row_scale",
+    "sampled_columns",
     "sensitivity",
     "shuffled",
     "snap_float16",
     "snap_log_scale",
+    "softmax_loss",
     "storage_loss",
     "stored_step",
     "symmetric_range",

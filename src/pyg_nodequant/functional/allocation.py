@@ -9,12 +9,13 @@ over a user's scores. The bits are then given where they take away most.
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from pyg_nodequant.functional.bitwidth import budget_total
+from pyg_nodequant.functional.pairs import pairs_between
 from pyg_nodequant.functional.propagate import Adjacency, propagate
 
 #: Mean squared error of the optimal uniform quantizer of a unit Gaussian
@@ -29,6 +30,7 @@ def listwise_curvature(
     items: Tensor,
     temperature: float = 1.0,
     chunk_scores: int = 2**22,
+    excluded: Optional[Tensor] = None,
 ) -> Tensor:
     r"""The Fisher information :math:`H_i` of the ranking in every row: with
     :math:`p_u` the softmax of user :math:`u`'s scores over all items,
@@ -43,6 +45,9 @@ def listwise_curvature(
         items (Tensor): Item embeddings of shape :math:`(I, d)`.
         temperature (float, optional): Divides the scores.
         chunk_scores (int, optional): Scores that are held at a time.
+        excluded (Tensor, optional): Users and items that are left out of the
+            ranking, *e.g.*, what a user has seen: :math:`(2, M)`, sorted by
+            user.
 
     Returns:
         Curvatures of the users, then of the items, :math:`(U + I)`.
@@ -59,7 +64,11 @@ def listwise_curvature(
     chunk_size = max(1, chunk_scores // max(items.size(0), 1))
     for start in range(0, users.size(0), chunk_size):
         rows = slice(start, start + chunk_size)
-        p = torch.softmax(users[rows] @ items.t() / temperature, dim=-1)
+        scores = users[rows] @ items.t() / temperature
+        if excluded is not None:
+            scores[pairs_between(excluded, start, start + chunk_size)] = (
+                torch.finfo(scores.dtype).min)
+        p = torch.softmax(scores, dim=-1)
         mean = p @ items
         user_curvature[rows] = p @ item_norm - mean.square().sum(-1)
         norm = user_norm[rows]

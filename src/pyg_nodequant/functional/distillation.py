@@ -11,6 +11,11 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from pyg_nodequant.functional.pairs import pairs_between
+
+# Far below any score, but its differences are numbers.
+_NEVER = -1e6
+
 
 def _float(x: Tensor) -> Tensor:
     # What autocast made narrower; float32 and float64 stay what they are.
@@ -49,7 +54,7 @@ class _Distillation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, teacher_users: Tensor,
                 teacher_items: Tensor, temperature: float,
-                chunk_scores: int) -> Tensor:
+                excluded: Optional[Tensor], chunk_scores: int) -> Tensor:
         count = max(users.size(0), 1)
         loss = users.new_zeros(())
         grad_users, grad_items = torch.empty_like(users), torch.zeros_like(
@@ -57,9 +62,12 @@ class _Distillation(torch.autograd.Function):
         step = max(1, chunk_scores // max(items.size(0), 1))
         for start in range(0, users.size(0), step):
             part = slice(start, start + step)
-            value, gradient = _kl_and_gradient(
-                users[part] @ items.t(),
-                teacher_users[part] @ teacher_items.t(), temperature)
+            scores = users[part] @ items.t()
+            wanted = teacher_users[part] @ teacher_items.t()
+            if excluded is not None:
+                at = pairs_between(excluded, start, start + step)
+                scores[at], wanted[at] = _NEVER, _NEVER
+            value, gradient = _kl_and_gradient(scores, wanted, temperature)
             loss += value / count
             gradient /= count
             grad_users[part] = gradient @ items
@@ -71,7 +79,7 @@ class _Distillation(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Optional[Tensor], ...]:
         grad_users, grad_items = ctx.saved_tensors
         return (grad_users * grads[0], grad_items * grads[0], None, None,
-                None, None)
+                None, None, None)
 
 
 def distillation_loss(
@@ -81,6 +89,7 @@ def distillation_loss(
     teacher_items: Tensor,
     temperature: float = 1.0,
     chunk_scores: int = 2**22,
+    excluded: Optional[Tensor] = None,
 ) -> Tensor:
     r"""The :func:`listwise_kl_loss` of inner-product scores, in bounded
     memory: users are taken in chunks, and the gradients are formed on the
@@ -95,6 +104,9 @@ def distillation_loss(
             :math:`(I, d')`.
         temperature (float, optional): :math:`T > 0`. (default: :obj:`1.0`)
         chunk_scores (int, optional): Scores that are held at a time.
+        excluded (Tensor, optional): Rows of :obj:`users` and items that are
+            left out of both rankings, *e.g.*, what a user has seen, which is
+            never recommended: :math:`(2, M)`, sorted by user.
 
     Example:
         >>> users, items = torch.eye(2), torch.ones(3, 2)
@@ -104,7 +116,7 @@ def distillation_loss(
     tables = map(_float, (users, items, teacher_users, teacher_items))
     with torch.autocast(users.device.type, enabled=False):
         loss: Tensor = _Distillation.apply(  # type: ignore[no-untyped-call]
-            *tables, temperature, chunk_scores)
+            *tables, temperature, excluded, chunk_scores)
         return loss
 
 

@@ -11,9 +11,12 @@ Gaussians, reverse water-filling says how small that can be at a given rate
 from __future__ import annotations
 
 import math
+from typing import Optional
 
 import torch
 from torch import Tensor
+
+from pyg_nodequant.functional.pairs import pairs_between
 
 #: Passes over a table that fit the scales of its rows and its columns.
 ROUNDS = 5
@@ -25,6 +28,7 @@ def directional_curvature(
     items: Tensor,
     temperature: float = 1.0,
     chunk_scores: int = 2**22,
+    excluded: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The Fisher information :math:`h_{nk}` of the ranking in every component
     of every row: with :math:`p_u` the softmax of user :math:`u`'s scores over
@@ -44,6 +48,9 @@ def directional_curvature(
         temperature (float, optional): Divides the scores.
             (default: :obj:`1.0`)
         chunk_scores (int, optional): Scores that are held at a time.
+        excluded (Tensor, optional): Users and items that are left out of the
+            ranking, *e.g.*, what a user has seen: :math:`(2, M)`, sorted by
+            user.
 
     Returns:
         Curvatures of the users, :math:`(U, d)`, and of the items,
@@ -68,7 +75,11 @@ def directional_curvature(
     for start in range(0, users.size(0), chunk_size):
         rows = slice(start, start + chunk_size)
         part = users[rows]
-        p = torch.softmax(part @ items.t() / temperature, dim=-1)
+        scores = part @ items.t() / temperature
+        if excluded is not None:
+            scores[pairs_between(excluded, start, start + chunk_size)] = (
+                torch.finfo(scores.dtype).min)
+        p = torch.softmax(scores, dim=-1)
         user_curvature[rows] = p @ item_square - (p @ items).square()
         p.addcmul_(p, p, value=-1)  # p (1 - p)
         item_curvature += p.t() @ part.square()

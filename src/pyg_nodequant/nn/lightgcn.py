@@ -36,9 +36,11 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
 
     :obj:`where="output"` quantizes the propagated rows :math:`x_i` that are
     served, :obj:`"input"` the layer-0 rows :math:`e_i` before propagation,
-    and :obj:`"both"` both. It is a :class:`torch_geometric.nn.LightGCN` in
-    every other respect: methods, signatures, initial values, and float
-    checkpoints, which load strictly.
+    and :obj:`"both"` both. With :obj:`cosine_temperature` the propagated rows
+    are first brought to one length (:func:`~pyg_nodequant.functional.
+    cosine_rows`), so that they are scored by cosines. In every other
+    respect it is a :class:`torch_geometric.nn.LightGCN`: methods, signatures,
+    initial values, and float checkpoints, which load strictly.
 
     .. note::
         :obj:`alpha` is LightGCN's buffer of layer weights. The controller's
@@ -55,6 +57,8 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             :obj:`recipe="float"` nothing is quantized.
         degree (torch.Tensor, optional): Degrees of shape :math:`(N)` that
             the widths start from.
+        cosine_temperature (float, optional): Scores are cosines divided by
+            it. (default: :obj:`None`, inner products)
         **kwargs (optional): Additional arguments of the underlying
             :class:`torch_geometric.nn.conv.LGConv` layers.
 
@@ -69,6 +73,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
 
     alpha: Tensor
     embedding: NodeAwareQuantEmbedding
+    cosine_temperature: Optional[float] = None
 
     def __init__(
         self,
@@ -79,9 +84,11 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         *,
         quant: Optional[NodeQuantConfig] = None,
         degree: Optional[Tensor] = None,
+        cosine_temperature: Optional[float] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_nodes, embedding_dim, num_layers, alpha, **kwargs)
+        self.cosine_temperature = cosine_temperature
         self._add_quantizers(quant, degree)
 
     def _add_quantizers(
@@ -171,8 +178,16 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
     ) -> Tensor:
         r"""Returns :math:`\sum_l \alpha_l \hat{A}^l x`, by sparse products
         with one cached matrix where that is valid, by message passing
-        elsewhere (the reason is logged once).
+        elsewhere (the reason is logged once); as cosine rows if scores are
+        cosines.
         """
+        out = self._propagate(x, edge_index, edge_weight)
+        if self.cosine_temperature is None:
+            return out
+        return F.cosine_rows(out, self.cosine_temperature)
+
+    def _propagate(self, x: Tensor, edge_index: Adj,
+                   edge_weight: OptTensor) -> Tensor:
         check_edge_weight(edge_index, edge_weight)
         obstacle = fast_path_obstacle(self.convs, edge_index, edge_weight,
                                       self.alpha)

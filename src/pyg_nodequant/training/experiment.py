@@ -105,7 +105,8 @@ def provenance(config: ExperimentConfig,
     names no path of the machine, and nothing that changes between machines.
     """
     return {"data": interactions.name, "seed": config.seed,
-            "model": as_dict(config.model), "quant": as_dict(config.quant)}
+            "model": as_dict(config.model), "quant": as_dict(config.quant),
+            "loss": as_dict(config.loss)}
 
 
 def evaluate_split(topk: Any, interactions: Interactions,

@@ -50,6 +50,7 @@ class FloatCache:
         key = json.dumps({
             "version": 1, "seed": config.seed, "model": settings["model"],
             "optimizer": settings["optimizer"], "trainer": trainer,
+            "loss": settings["loss"],
             "nodes": [data.num_users, data.num_items],
             "sizes": [data.train.size(1), data.val.size(1)],
             "edges": content.hexdigest(), "plan": plan,

@@ -103,6 +103,7 @@ def fingerprint(config: ExperimentConfig, data: Interactions) -> str:
         "seed": settings["seed"],
         "model": settings["model"],
         "quant": settings["quant"],
+        "loss": settings["loss"],
         "batch_size": settings["trainer"]["batch_size"],
         "refit": settings["trainer"]["refit"],
         "nodes": [data.num_users, data.num_items],

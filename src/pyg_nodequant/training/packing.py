@@ -110,6 +110,9 @@ def check_propagation(model: QuantLightGCN) -> None:
     :class:`~pyg_nodequant.runtime.PackedGraph` does: the mean over layers of
     symmetrically normalised sums.
     """
+    if model.cosine_temperature is not None:
+        raise ValueError("a model that scores by cosines cannot be packed "
+                         "where='input'; use where='output'")
     share = torch.full_like(model.alpha, 1 / (model.num_layers + 1))
     if not torch.allclose(model.alpha, share):
         raise ValueError(f"'alpha' needs to be 1 / {model.num_layers + 1} for "

@@ -18,7 +18,12 @@ from pyg_nodequant.training.float_cache import FloatCache
 from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.loop import StageLoop, StageProgress, copy_state
 from pyg_nodequant.training.schedule import PlateauSchedule
-from pyg_nodequant.training.stages import STAGES, Stage, TrainingContext
+from pyg_nodequant.training.stages import (
+    FLOAT_STAGES,
+    STAGES,
+    Stage,
+    TrainingContext,
+)
 from pyg_nodequant.training.transform_plan import TransformPlan
 
 #: The stages of each recipe, in order.
@@ -128,7 +133,9 @@ class RecipeRun:
         sampler = BPRSampler(data.train, data.num_users, data.num_items,
                              self.config.trainer.batch_size,
                              seed=self.config.seed * 16 + index)
-        stage = STAGES[name](self.context, sampler.steps_per_epoch)
+        kind = FLOAT_STAGES[self.config.loss.name] if name == "float" \
+            else STAGES[name]
+        stage = kind(self.context, sampler.steps_per_epoch)
         loop = StageLoop(stage, self.context, sampler, self.record, self.save)
         if checkpoint is not None:
             loop.restore(checkpoint)
@@ -194,7 +201,8 @@ class RecipeRun:
         teacher = self.context.teacher = self.float_embedding()
         num_users = self.context.data.num_users
         plan = TransformPlan(teacher[:num_users], teacher[num_users:],
-                             self.config.quant, self.config.seed)
+                             self.config.quant, self.config.seed,
+                             self.context.excluded())
         if self.config.quant.allocation == "uniform":
             rows = plan.uniform_rows()
         else:
@@ -232,8 +240,9 @@ class RecipeRun:
         num_users = self.context.data.num_users
         if quant.allocation == "degree":
             return self.context.data.degree("train").to(teacher)
-        curvature = F.listwise_curvature(teacher[:num_users],
-                                         teacher[num_users:])
+        curvature = F.listwise_curvature(
+            teacher[:num_users], teacher[num_users:], quant.temperature,
+            excluded=self.context.excluded())
         weight = torch.zeros_like(curvature)
         if quant.where != "input":
             weight += F.sensitivity(curvature, teacher)
@@ -306,4 +315,6 @@ def new_model(config: ExperimentConfig, data: Interactions) -> QuantLightGCN:
         torch.manual_seed(config.seed)
         return QuantLightGCN(data.num_nodes, config.model.embedding_dim,
                              config.model.num_layers, quant=config.quant,
-                             degree=data.degree("train"))
+                             degree=data.degree("train"),
+                             cosine_temperature=config.loss
+                             .cosine_temperature)

@@ -2,6 +2,7 @@ r"""The stages a recipe is made of: what is optimised, on what schedule."""
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Optional, Union
@@ -18,6 +19,7 @@ from pyg_nodequant.training.schedule import (
     PlateauSchedule,
     Schedule,
 )
+from pyg_nodequant.training.seen import SeenItems
 
 # Lets a score cross its range of widths within a few hundred steps.
 ALPHA_LR = 0.02
@@ -52,15 +54,33 @@ class TrainingContext:
         r"""Where the model is."""
         return self.edge_index.device
 
+    @functools.cached_property
+    def seen(self) -> SeenItems:
+        r"""What each user has seen while training."""
+        return SeenItems(self.data.train, self.data.num_users).to(self.device)
+
+    def excluded(self, users: Optional[Tensor] = None) -> Optional[Tensor]:
+        r"""What does not count in the rankings of :obj:`users` (or of all),
+        as positions and items.
+        """
+        if self.config.quant.distill_seen:
+            return None
+        if users is None:
+            users = torch.arange(self.data.num_users, device=self.device)
+        return self.seen.pairs(users)
+
     @property
     def l2(self) -> float:
-        r"""The L2 weight: as set, or :math:`80 / |\mathcal{E}|`.
+        r"""The L2 weight: as set, or :math:`80 / |\mathcal{E}|`, or 0 for
+        cosine scores, which do not know the length of a row.
 
         BPR is a mean over interactions and a Gaussian prior counts once, so
         the prior's share of a mean falls with their number.
         """
         if self.config.optimizer.l2 is not None:
             return self.config.optimizer.l2
+        if self.config.loss.cosine_temperature is not None:
+            return 0.0
         return L2_MASS / max(self.data.train.size(1), 1)
 
 
@@ -173,6 +193,36 @@ class FloatStage(Stage):
         return ranking + penalty
 
 
+class SoftmaxStage(FloatStage):
+    r"""Trains the full-precision LightGCN on the softmax loss of cosine
+    scores. Its steps draw users, not interactions.
+    """
+
+    def loss(self, step: int, users: Tensor, positives: Tensor,
+             negatives: Tensor) -> Tensor:
+        r"""Softmax + L2, if that has a weight."""
+        options, device = self.config.loss, self.context.device
+        generator = torch.Generator().manual_seed(
+            self.config.seed * 1_000_003 + step)
+        order = torch.randperm(self.num_users, generator=generator)
+        chosen = order[:options.users].to(device)
+        pairs = self.context.seen.pairs(chosen)
+        x = self.model.get_embedding(self.context.edge_index)
+        items, log_weight = x[self.num_users:], None
+        if options.items > 0:
+            ids, log_weight = F.sampled_columns(
+                pairs[1], items.size(0), options.items, generator)
+            items = F.gather_rows(items, ids)
+            pairs = torch.stack([pairs[0], torch.searchsorted(ids, pairs[1])])
+        loss = F.softmax_loss(F.gather_rows(x, chosen), items, pairs,
+                              options.user_power, log_weight)
+        if self.context.l2 == 0:
+            return loss
+        nodes = self.batch_nodes(users, positives, negatives)
+        latent = F.gather_rows(self.model.embedding.weight, nodes)
+        return loss + self.context.l2 * F.l2_loss(*latent.chunk(3))
+
+
 class JointStage(Stage):
     r"""The paper's formulation: table, ranges and widths are trained together
     on BPR + :math:`\lambda \mathcal{L}_{\mathrm{storage}}` + L2.
@@ -239,7 +289,8 @@ class FinetuneStage(Stage):
         batch, tail = rows[:nodes.numel()], rows[nodes.numel():]
         loss = options.distill_weight * F.distillation_loss(
             tail[:distilled.numel()], tail[distilled.numel():],
-            teacher[distilled], teacher[self.num_users:], options.temperature)
+            teacher[distilled], teacher[self.num_users:], options.temperature,
+            excluded=self.context.excluded(distilled))
         ranking, penalty = self.bpr(batch, nodes)
         return loss + options.bpr_weight * ranking + penalty
 
@@ -280,7 +331,8 @@ class TransformStage(Stage):
         items = self.rows.item_rows()
         loss = options.distill_weight * F.distillation_loss(
             self.rows.user_rows(distilled), items, teacher[distilled],
-            teacher[self.num_users:], options.temperature)
+            teacher[self.num_users:], options.temperature,
+            excluded=self.context.excluded(distilled))
         if options.bpr_weight == 0:
             return loss
         return loss + options.bpr_weight * F.bpr_loss(
@@ -288,6 +340,9 @@ class TransformStage(Stage):
             F.gather_rows(items, negatives))
 
 
+#: The float stage of each loss.
+FLOAT_STAGES: dict[str, type[Stage]] = {"bpr": FloatStage,
+                                        "softmax": SoftmaxStage}
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
     for stage in (FloatStage, JointStage, FinetuneStage, TransformStage)

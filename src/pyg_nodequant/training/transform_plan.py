@@ -2,6 +2,8 @@ r"""From a float model to the rows that transform coding starts with."""
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,12 @@ class TransformPlan:
         items (Tensor): Its items, :math:`(I, d)`.
         quant (NodeQuantConfig): The settings.
         seed (int, optional): Of the shuffled control.
+        excluded (Tensor, optional): Users and items that do not count in a
+            ranking, :math:`(2, M)`, sorted by user.
     """
 
     def __init__(self, users: Tensor, items: Tensor, quant: NodeQuantConfig,
-                 seed: int = 0) -> None:
+                 seed: int = 0, excluded: Optional[Tensor] = None) -> None:
         self.quant = quant
         self.seed = seed
         axes = min(quant.axes, users.size(1))
@@ -52,7 +56,8 @@ class TransformPlan:
                                              quant.bits, seed=seed)
             self.kinds = (self.kinds[0] @ rotation, self.kinds[1] @ rotation)
             return
-        curvature = F.directional_curvature(*self.kinds)
+        curvature = F.directional_curvature(
+            *self.kinds, temperature=quant.temperature, excluded=excluded)
         shares, weights = [], []
         for x, h in zip(self.kinds, curvature, strict=True):
             spread = F.column_spread(x)
