@@ -34,23 +34,28 @@ BUDGETS = (11, 14, 18)
 # Axes and widths of the uniform rival that fill a budget.
 AXES = {11: ((40, 2), (26, 3), (20, 4), (16, 5)),
         14: ((52, 2), (34, 3), (26, 4), (20, 5)),
-        18: ((68, 2), (45, 3), (34, 4), (27, 5))}
+        18: ((45, 3), (34, 4), (27, 5))}
+# The float model that everything is distilled from, and how. Recipes of
+# transform coding have it by default.
+TEACHER = ["loss=softmax", "quant.temperature=0.3",
+           "quant.distill_seen=false", "quant.bpr_weight=0"]
 
 
 def methods() -> dict[str, list[str]]:
     """Overrides of every method, by name."""
     out = {
         "float d=64": ["quant=float"],
-        "float d=256": ["quant=float", "model.embedding_dim=256"],
+        "float d=64, softmax": ["quant=float", "loss=softmax"],
     }
-    for bits in (1, 2, 3, 4):
-        out[f"uniform d=64 {bits} bits"] = ["quant=uniform",
+    for bits in (1, 2):
+        out[f"uniform d=64 {bits} bits"] = ["quant=uniform", *TEACHER,
                                             f"quant.bits={bits}"]
     for budget in BUDGETS:
         size = f"quant.bytes_per_node={budget}"
-        out[f"node-aware {budget} B"] = ["quant=node_aware", size]
+        node = ["quant=node_aware", *TEACHER, size]
+        out[f"node-aware {budget} B"] = node
         out[f"node-aware {budget} B, shuffled"] = [
-            "quant=node_aware", size, "quant.allocation=shuffled"]
+            *node, "quant.allocation=shuffled"]
         transform = ["quant=transform", size]
         out[f"transform {budget} B"] = transform
         out[f"transform {budget} B, shuffled"] = [
@@ -163,7 +168,8 @@ def draw(data: str, rows: dict[str, list[dict[str, Any]]],
                 "axes": ("^", "#009E73"), "uniform": ("v", "#CC79A7")}
     figure, panels = plt.subplots(1, 2, figsize=(10, 4))
     for panel, metric in zip(panels, ("recall@20", "ndcg@20"), strict=True):
-        for name, style in (("float d=64", "--"), ("float d=256", ":")):
+        for name, style in (("float d=64", "--"),
+                            ("float d=64, softmax", ":")):
             if name in rows:
                 panel.axhline(mean(rows[name], "test", metric), color="black",
                               linestyle=style, label=name, linewidth=1)
