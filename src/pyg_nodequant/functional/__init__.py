@@ -22,7 +22,11 @@ from pyg_nodequant.functional.bitwidth import (
 from pyg_nodequant.functional.distillation import (
     distillation_loss,
     listwise_kl_loss,
+    margin_distillation_loss,
+    ranking_distillation_loss,
+    score_distillation_loss,
 )
+from pyg_nodequant.functional.item_sample import sample_items
 from pyg_nodequant.functional.losses import bpr_loss, l2_loss
 from pyg_nodequant.functional.pairs import pairs_between
 from pyg_nodequant.functional.propagate import (
@@ -98,6 +102,7 @@ __all__ = [
     "listwise_curvature",
     "listwise_kl_loss",
     "log_grid",
+    "margin_distillation_loss",
     "minmax_range",
     "num_levels",
     "pairs_between",
@@ -110,10 +115,13 @@ __all__ = [
     "quantize",
     "quantize_axes",
     "quantizing_rotation",
+    "ranking_distillation_loss",
     "reverse_water_filling",
     "round_bits",
     "row_scale",
+    "sample_items",
     "sampled_columns",
+    "score_distillation_loss",
     "sensitivity",
     "shuffled",
     "snap_float16",
