@@ -121,6 +121,24 @@ def test_choices():
      "'quant.temperature' needs to be a number above 0 (got 0)"),
     (NodeQuantConfig, dict(distill_users=0), "'quant.distill_users' needs "
      "to be an integer of at least 1 (got 0)"),
+    (NodeQuantConfig, dict(distillation="x"), "'quant.distillation' needs to "
+     "be one of listwise, ranking, margin, mse (got 'x')"),
+    (NodeQuantConfig, dict(distill_items=-1), "'quant.distill_items' needs "
+     "to be an integer of at least 0 (got -1)"),
+    (NodeQuantConfig, dict(distill_items=1), "'quant.distill_items' needs to "
+     "be 0, for all items, or at least 2 (got 1)"),
+    (NodeQuantConfig, dict(distillation="ranking", distill_items=9),
+     "'quant.distill_items' is a setting of 'quant.distillation' = listwise "
+     "(got 'ranking')"),
+    (NodeQuantConfig, dict(distillation="mse", temperature=0.5),
+     "'quant.temperature' is a setting of 'quant.distillation' = listwise "
+     "(got 'mse')"),
+    (NodeQuantConfig, dict(teacher=""),
+     "'quant.teacher' needs to be null or a path (got '')"),
+    (NodeQuantConfig, dict(teacher=3),
+     "'quant.teacher' needs to be null or a path (got 3)"),
+    (NodeQuantConfig, dict(teacher="x", distill_weight=0), "'quant.teacher' "
+     "teaches node_aware nothing at 'quant.distill_weight' = 0"),
     (NodeQuantConfig, dict(finetune_steps=-1), "'quant.finetune_steps' "
      "needs to be an integer of at least 0 (got -1)"),
     (NodeQuantConfig, dict(finetune_lr=0),
@@ -248,6 +266,21 @@ def test_bytes_of_users_and_items_are_no_single_budget():
 def test_width_bounds(recipe, bits, bounds):
     config = NodeQuantConfig(recipe, bits=bits, min_bits=2, max_bits=4)
     assert config.width_bounds == bounds
+
+
+@pytest.mark.parametrize("recipe", ["paper", "float"])
+@pytest.mark.parametrize("given", [
+    {"distillation": "margin"}, {"distill_items": 9}, {"teacher": "x"}])
+def test_recipes_that_distil_nothing(recipe, given):
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig(recipe, **given)
+    assert str(error.value) == f"'quant.{next(iter(given))}' is no setting " \
+        f"of recipe '{recipe}', which distils nothing"
+
+
+def test_the_rows_to_start_from_need_no_distillation():
+    quant = NodeQuantConfig("transform", teacher="x", distill_weight=0)
+    assert quant.teacher == "x"
 
 
 def test_target_bits_matter_to_node_aware_only():

@@ -8,13 +8,14 @@ the allowed values and the value it got.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
 RECIPES = ("node_aware", "transform", "paper", "uniform", "float")
 ALLOCATIONS = ("sensitivity", "degree", "uniform", "shuffled")
 WHERE = ("output", "input", "both")
 RANGES = ("symmetric", "minmax", "learned")
+DISTILLATIONS = ("listwise", "ranking", "margin", "mse")
 LOSSES = ("bpr", "softmax")
 MAX_SUPPORTED_BITS = 8
 
@@ -98,7 +99,24 @@ class NodeQuantConfig:
             square), :obj:`"minmax"` (of the row) or :obj:`"learned"`.
         sensitivity_power (float): Exponent that tempers the sensitivity;
             below 1 the cold nodes keep more bits.
-        distill_weight (float): Weight of the list-wise KL to the float model.
+        distill_weight (float): Weight of the distillation while fine-tuning.
+        distillation (str): What is distilled: :obj:`"listwise"`, the KL
+            between the softmaxes over all items; or, of each user's first
+            items in the teacher's ranking and of random ones, the order
+            (:obj:`"ranking"`), the differences between the scores
+            (:obj:`"margin"`) or the scores (:obj:`"mse"`).
+        distill_items (int): How many items the softmaxes are formed of, for
+            catalogues so large that all of them are too many: the users'
+            first ones, half at most, and random ones that stand for the
+            rest. 0 takes all (:obj:`"listwise"` only).
+        teacher (str, optional): Whose rankings are distilled: a run
+            directory, whose packed rows are taken, or a :obj:`.safetensors`
+            file with tensors :obj:`users` and :obj:`items` of any number of
+            columns. :obj:`"transform"` starts from its rows and trains no
+            float model. It stays what it is when the model is refitted; if
+            it was trained on validation interactions, as the models of
+            :obj:`trainer.refit` are, validation flatters its students.
+            (default: :obj:`None`, the float model of the same run)
         bpr_weight (float): Weight of BPR while fine-tuning.
         temperature (float): Temperature of the list-wise softmax.
         distill_users (int): Users a fine-tuning step distils.
@@ -141,6 +159,9 @@ class NodeQuantConfig:
     range: str = "symmetric"
     sensitivity_power: float = 1.0
     distill_weight: float = 1.0
+    distillation: str = "listwise"
+    distill_items: int = 0
+    teacher: Optional[str] = None
     bpr_weight: float = 0.3
     temperature: float = 1.0
     distill_users: int = 256
@@ -186,6 +207,39 @@ class NodeQuantConfig:
         check_number("quant.finetune_steps", self.finetune_steps, 0,
                      integer=True)
         check_number("quant.finetune_lr", self.finetune_lr, 0, open_low=True)
+        self._check_distillation()
+
+    def _check_distillation(self) -> None:
+        check_choice("quant.distillation", self.distillation, DISTILLATIONS)
+        check_number("quant.distill_items", self.distill_items, 0,
+                     integer=True)
+        if self.distill_items == 1:
+            raise ValueError("'quant.distill_items' needs to be 0, for all "
+                             "items, or at least 2 (got 1)")
+        if self.teacher is not None and not (
+                isinstance(self.teacher, str) and self.teacher):
+            raise ValueError(f"'quant.teacher' needs to be null or a path "
+                             f"(got {self.teacher!r})")
+        if self.recipe in ("paper", "float"):
+            for name in self._changed("distillation", "distill_items",
+                                      "teacher"):
+                raise ValueError(f"'quant.{name}' is no setting of recipe "
+                                 f"'{self.recipe}', which distils nothing")
+        if self.distillation != "listwise":
+            for name in self._changed("distill_items", "temperature"):
+                raise ValueError(f"'quant.{name}' is a setting of "
+                                 f"'quant.distillation' = listwise (got "
+                                 f"'{self.distillation}')")
+        if (self.teacher is not None and self.distill_weight == 0
+                and self.recipe != "transform"):
+            raise ValueError(f"'quant.teacher' teaches {self.recipe} nothing "
+                             f"at 'quant.distill_weight' = 0")
+
+    def _changed(self, *names: str) -> list[str]:
+        # Those that are not at their defaults.
+        return [item.name for item in fields(self)
+                if item.name in names
+                and getattr(self, item.name) != item.default]
 
     def _check_budget(self) -> None:
         names = ("bytes_per_node", "target_bytes", "target_compression")

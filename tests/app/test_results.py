@@ -71,6 +71,20 @@ def test_one_column_without_a_float_model(recipe, drop):
     assert rows["Recall@20"] == ["0.1900"]
 
 
+def test_a_teacher_has_a_column():
+    teacher = {"teacher": {"test": {"recall@20": 0.25, "ndcg@20": 0.2}}}
+    rows = cells(results_table({**METRICS, **teacher}, ExperimentConfig()))
+    assert rows["test set"] == ["teacher", "float", "node_aware", "change"]
+    assert rows["Recall@20"] == ["0.2500", "0.2000", "0.1900", "-5.0 %"]
+    assert rows["bytes per node"] == ["256", "64.00"]
+    # What starts from a teacher has no float model.
+    config = ExperimentConfig(quant=NodeQuantConfig("transform"))
+    rows = cells(results_table({**METRICS, "float": {}, **teacher}, config))
+    assert rows["test set"] == ["teacher", "transform", "change"]
+    assert rows["Recall@20"] == ["0.2500", "0.1900", "-24.0 %"]
+    assert rows["bytes per node"] == ["64.00"]
+
+
 def test_sweep_table():
     rows = cells(sweep_table([("quant.bits=2", METRICS), ("", METRICS)]))
     assert rows["quant.bits=2"] == ["0.1900", "0.1000", "7.500", "8.000",

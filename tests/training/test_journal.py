@@ -66,6 +66,17 @@ def test_what_differs_is_named(data, settings):
     assert differences("{}", base) == list(json.loads(base))
 
 
+def test_a_teacher_counts_by_its_content(data, settings):
+    def of(path, digest):
+        return fingerprint(settings(teacher=path), data, digest)
+
+    assert of("here", "abc") == of("there", "abc")
+    assert differences(of("here", "abc"), of("here", "abd")) == ["teacher"]
+    none = fingerprint(settings(), data)
+    assert differences(none, of("here", "abc")) == ["quant", "teacher"]
+    assert differences(of("here", "abc"), none) == ["quant"]
+
+
 def test_a_foreign_checkpoint(data, settings, tmp_path):
     journal = Journal(settings(seed=1), data, tmp_path)
     save(journal, step=1)

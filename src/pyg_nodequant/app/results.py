@@ -59,38 +59,45 @@ def results_table(
     metrics: Mapping[str, Any],
     experiment: ExperimentConfig,
 ) -> str:
-    r"""Returns the table of a run: the float model beside the packed one.
+    r"""Returns the table of a run: the float model beside the packed one,
+    and the teacher, if one was given. Changes are those from the float model
+    or, without one, from the teacher.
 
     Args:
         metrics (dict): The content of `metrics.json`.
         experiment (ExperimentConfig): The settings of the run.
     """
-    storage = metrics["storage"]
+    storage, recipe = metrics["storage"], experiment.quant.recipe
     packed = metrics.get("test", {})
     exact = metrics.get("float", {}).get("test", {})
+    if recipe == "float":
+        exact = {}  # the packed model is the float model
+    taught = metrics.get("teacher", {}).get("test", {})
+    before = exact or taught
     dim = experiment.model.embedding_dim
-    rows = [(label, number(exact.get(key)), number(packed.get(key)),
-             change(exact.get(key), packed.get(key)))
+    rows = [(label, number(taught.get(key)), number(exact.get(key)),
+             number(packed.get(key)), change(before.get(key), packed.get(key)))
             for key, label in QUALITY.items()]
     # The float column is the float model as trained, 4 bytes a number.
     nodes = storage["float_bytes"] / 256
     rows += [
-        ("mean bit width", "32", f"{storage['mean_bit_width']:.3f}", ""),
-        ("bytes per node", f"{4 * dim}", f"{storage['bytes_per_node']:.2f}",
-         ""),
-        ("true bits per parameter (of 64)", f"{dim / 2:g}",
+        ("mean bit width", "", "32", f"{storage['mean_bit_width']:.3f}", ""),
+        ("bytes per node", "", f"{4 * dim}",
+         f"{storage['bytes_per_node']:.2f}", ""),
+        ("true bits per parameter (of 64)", "", f"{dim / 2:g}",
          f"{storage['bits_per_parameter']:.3f}", ""),
-        ("embeddings, bytes", format_count(4 * dim * nodes),
+        ("embeddings, bytes", "", format_count(4 * dim * nodes),
          format_count(storage["embedding_bytes"]), ""),
-        ("whole file, bytes", "-", format_count(storage["file_bytes"]), ""),
-        ("compression", f"{64 / dim:.2f}x",
+        ("whole file, bytes", "", "-", format_count(storage["file_bytes"]),
+         ""),
+        ("compression", "", f"{64 / dim:.2f}x",
          f"{storage['compression_ratio']:.2f}x", ""),
     ]
-    headers = ["test set", "float", experiment.quant.recipe, "change"]
-    if not exact or experiment.quant.recipe == "float":
-        rows = [(row[0], row[2]) for row in rows]  # type: ignore[misc]
-        headers = [headers[0], headers[2]]
-    return format_table(headers, rows)
+    headers = ("test set", "teacher", "float", recipe, "change")
+    there = (True, taught, exact, True, before)
+    shown = [i for i, column in enumerate(there) if column]
+    return format_table([headers[i] for i in shown],
+                        [[row[i] for i in shown] for row in rows])
 
 
 def sweep_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> str:

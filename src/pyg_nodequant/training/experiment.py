@@ -25,6 +25,7 @@ from pyg_nodequant.training.evaluation import (
     torch_topk,
 )
 from pyg_nodequant.training.packing import pack_model
+from pyg_nodequant.training.teacher import Teacher
 from pyg_nodequant.training.trainer import Trainer, TrainingResult
 
 PACKAGES = ("pyg-nodequant", "torch", "torch_geometric", "numpy", "numba",
@@ -58,8 +59,8 @@ def run_experiment(
     training_peak = peak_memory()
     num_users = interactions.num_users
     rows = result.embedding().cpu()
-    packed = pack_model(result.model, result.edge_index, interactions,
-                        provenance(config, interactions))
+    origin = provenance(config, interactions, result.teacher)
+    packed = pack_model(result.model, result.edge_index, interactions, origin)
     check_parity(packed, rows, num_users, config.seed)
 
     packed.save(run_dir / "model.nq")
@@ -68,7 +69,7 @@ def run_experiment(
     write_atomic(run_dir / "model.safetensors", [
         # One entry: safetensors keeps no order among several, and the same
         # run has to give the same bytes.
-        save(state, {"config": json.dumps(provenance(config, interactions))})
+        save(state, {"config": json.dumps(origin)})
     ])
 
     evaluated = time.monotonic()
@@ -81,6 +82,7 @@ def run_experiment(
         # Of the model that was chosen, before it was refitted on these edges:
         "val": result.val.get("trained", {}),
         "float": float_metrics(result, interactions),
+        "teacher": teacher_metrics(result, interactions),
         "storage": storage(served, run_dir),
         "data": data_facts(interactions),
     }
@@ -99,13 +101,16 @@ def run_experiment(
     return metrics
 
 
-def provenance(config: ExperimentConfig,
-               interactions: Interactions) -> dict[str, Any]:
+def provenance(config: ExperimentConfig, interactions: Interactions,
+               teacher: Optional[Teacher] = None) -> dict[str, Any]:
     r"""What a packed file tells of its making. Packed files are shared, so it
-    names no path of the machine, and nothing that changes between machines.
+    names no path of the machine, and nothing that changes between machines: a
+    teacher by its content.
     """
+    quant = as_dict(config.quant)
+    quant["teacher"] = None if teacher is None else teacher.digest
     return {"data": interactions.name, "seed": config.seed,
-            "model": as_dict(config.model), "quant": as_dict(config.quant),
+            "model": as_dict(config.model), "quant": quant,
             "loss": as_dict(config.loss)}
 
 
@@ -126,6 +131,16 @@ def float_metrics(result: TrainingResult,
     topk = torch_topk(rows[:num_users], rows[num_users:])
     return {"test": evaluate_split(topk, interactions, "test"),
             "val": result.val.get("float", {})}
+
+
+def teacher_metrics(result: TrainingResult,
+                    interactions: Interactions) -> dict[str, Any]:
+    r"""The same full ranking of the teacher, if one was given."""
+    if result.teacher is None:
+        return {}
+    rows, num_users = result.teacher.rows, interactions.num_users
+    topk = torch_topk(rows[:num_users], rows[num_users:])
+    return {"test": evaluate_split(topk, interactions, "test")}
 
 
 def check_parity(packed: PackedRecommender, rows: Tensor, num_users: int,

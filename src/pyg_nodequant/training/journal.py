@@ -29,14 +29,17 @@ class Journal:
         config (ExperimentConfig): All settings.
         data (Interactions): What the run trains on.
         run_dir (Path, optional): Where files go; :obj:`None` for nowhere.
+        teacher (str, optional): The digest of the rows that are distilled
+            instead of the float model's.
     """
 
     def __init__(self, config: ExperimentConfig, data: Interactions,
-                 run_dir: Optional[Path]) -> None:
+                 run_dir: Optional[Path],
+                 teacher: Optional[str] = None) -> None:
         self.config = config
         self.run_dir = run_dir
         self.rows: list[dict[str, Any]] = []
-        self._fingerprint = fingerprint(config, data)
+        self._fingerprint = fingerprint(config, data, teacher)
         self._history: Optional[History] = None
 
     def open(self) -> Optional[Checkpoint]:
@@ -93,13 +96,20 @@ class Journal:
             self._history.close()
 
 
-def fingerprint(config: ExperimentConfig, data: Interactions) -> str:
+def fingerprint(config: ExperimentConfig, data: Interactions,
+                teacher: Optional[str] = None) -> str:
     r"""What a checkpoint must share with the run that resumes it: whatever
-    decides what a step is, and how many runs there are.
+    decides what a step is, and how many runs there are. A teacher counts by
+    its content, wherever it lies.
     """
     settings = asdict(config)
+    given: dict[str, Any] = {}
+    if teacher is not None:
+        given["teacher"] = teacher
+        settings["quant"]["teacher"] = "given"
     edges = torch.cat([data.train, data.val], dim=1).cpu().contiguous()
     return json.dumps({
+        **given,
         "seed": settings["seed"],
         "model": settings["model"],
         "quant": settings["quant"],

@@ -53,6 +53,8 @@ class RecipeRun:
         plans (dict, optional): The courses to repeat.
         carried (dict, optional): What later checkpoints have to remember of
             earlier runs.
+        teacher (Tensor, optional): Rows to distil instead of the float
+            model's, users before items, :math:`(N, d')`.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class RecipeRun:
         journal: Journal,
         plans: Optional[Plans] = None,
         carried: Optional[dict[str, Any]] = None,
+        teacher: Optional[Tensor] = None,
     ) -> None:
         self.name = name
         self.config = config
         self.journal = journal
         self.carried = carried or {}
+        self.teacher = None if teacher is None else teacher.to(device)
         self.context = TrainingContext(
             new_model(config, data).to(device), data,
             data.edge_index("train").to(device), config, plans=plans or {})
@@ -88,10 +92,15 @@ class RecipeRun:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        r"""The recipe's stages; the paper's float model is a mere baseline."""
+        r"""The recipe's stages, without a float model that nothing needs: the
+        paper's is a mere baseline, and :obj:`transform` can start from the
+        rows of another teacher.
+        """
         quant = self.config.quant
         stages = RECIPE_STAGES[quant.recipe]
         if quant.recipe == "paper" and not quant.float_baseline:
+            return stages[1:]
+        if quant.recipe == "transform" and self.teacher is not None:
             return stages[1:]
         return stages
 
@@ -175,30 +184,34 @@ class RecipeRun:
 
     @torch.no_grad()
     def prepare_finetuning(self) -> None:
-        r"""Starts from the float model: it is the teacher, its rankings say
-        which widths to freeze, its rows where learned ranges begin.
+        r"""Starts from the float model: its rankings say which widths to
+        freeze, its rows where learned ranges begin, and it is the teacher if
+        there is no other.
         """
         model, quant = self.model, self.config.quant
-        teacher = self.float_embedding()
-        self.context.teacher = teacher
+        rows = self.float_embedding()
+        self.context.teacher = rows if self.teacher is None else self.teacher
         model.load_state_dict(self.float_state)
         controller = model.embedding.controller
         if quant.recipe == "uniform":
             bits = torch.full((model.num_nodes, ), quant.bits)
         else:
-            bits = self.node_widths(teacher)
+            bits = self.node_widths(rows)
         controller.set_bits(bits)
         controller.freeze(bits)
         model.embedding.quantizer.calibrate(model.embedding.weight)
         if model.output_quantizer is not None:
-            model.output_quantizer.calibrate(teacher)
+            model.output_quantizer.calibrate(rows)
 
     @torch.no_grad()
     def prepare_transform(self) -> None:
-        r"""Makes the rows of :obj:`transform` from the float model, which is
-        their teacher.
+        r"""Makes the rows of :obj:`transform` from those of their teacher,
+        the float model or another one.
         """
-        teacher = self.context.teacher = self.float_embedding()
+        teacher = self.teacher
+        if teacher is None:
+            teacher = self.float_embedding()
+        self.context.teacher = teacher
         num_users = self.context.data.num_users
         plan = TransformPlan(teacher[:num_users], teacher[num_users:],
                              self.config.quant, self.config.seed,

@@ -14,6 +14,7 @@ from pyg_nodequant import functional as F
 from pyg_nodequant.config import ExperimentConfig
 from pyg_nodequant.data import Interactions
 from pyg_nodequant.nn import QuantLightGCN, TransformRows
+from pyg_nodequant.training.lessons import Lesson, Lessons
 from pyg_nodequant.training.schedule import (
     CosineSchedule,
     PlateauSchedule,
@@ -38,6 +39,7 @@ class TrainingContext:
     data: Interactions
     edge_index: Tensor
     config: ExperimentConfig
+    #: The rows that are distilled, users before items, :math:`(N, d')`.
     teacher: Optional[Tensor] = None
     #: Courses to repeat, by stage: (step the fall begins at, last step).
     plans: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -256,16 +258,33 @@ class JointStage(Stage):
         return ranking + penalty + self.config.quant.lambda_storage * storage
 
 
-class FinetuneStage(Stage):
-    r"""Fine-tunes at frozen widths: list-wise KL to the float model, a share
-    of BPR, and L2.
-    """
+class DistilledStage(Stage):
+    r"""A stage that learns a teacher's rankings in a fixed number of steps."""
 
-    name = "finetune"
+    _lessons: Optional[Lessons] = None
 
     def make_schedule(self, steps_per_epoch: int) -> Schedule:
         r"""A fixed number of steps along a cosine."""
         return CosineSchedule(self.config.quant.finetune_steps)
+
+    def lesson(self, step: int, users: Tensor) -> Lesson:
+        r"""What is distilled at a step: a function of seed and step alone."""
+        if self.context.teacher is None:
+            raise RuntimeError("fine-tuning needs the float model's rows, or "
+                               "those of another teacher")
+        if self._lessons is None:
+            self._lessons = Lessons(self.context.teacher, self.context.data,
+                                    self.config.quant, self.config.seed,
+                                    self.context.excluded)
+        return self._lessons.lesson(step, users)
+
+
+class FinetuneStage(DistilledStage):
+    r"""Fine-tunes at frozen widths: distillation of the teacher, a share of
+    BPR, and L2.
+    """
+
+    name = "finetune"
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         r"""Adam on the table and on learned ranges."""
@@ -274,30 +293,28 @@ class FinetuneStage(Stage):
 
     def loss(self, step: int, users: Tensor, positives: Tensor,
              negatives: Tensor) -> Tensor:
-        r"""KL + BPR + L2."""
+        r"""Distillation + BPR + L2."""
         options = self.config.quant
-        teacher = self.context.teacher
-        if teacher is None:
-            raise RuntimeError("fine-tuning needs the float model's rows")
-        device = self.context.device
         distilled = self.sample_users(step)
+        lesson = self.lesson(step, distilled)
         nodes = self.batch_nodes(users, positives, negatives)
-        items = torch.arange(self.num_users, teacher.size(0), device=device)
+        items = lesson.items
+        if items is None:
+            items = torch.arange(self.context.data.num_items,
+                                 device=self.context.device)
         rows = self.model.get_embedding(
             self.context.edge_index,
-            n_id=torch.cat([nodes, distilled, items]))
+            n_id=torch.cat([nodes, distilled, items + self.num_users]))
         batch, tail = rows[:nodes.numel()], rows[nodes.numel():]
-        loss = options.distill_weight * F.distillation_loss(
-            tail[:distilled.numel()], tail[distilled.numel():],
-            teacher[distilled], teacher[self.num_users:], options.temperature,
-            excluded=self.context.excluded(distilled))
+        loss = options.distill_weight * lesson.loss(
+            tail[:distilled.numel()], tail[distilled.numel():])
         ranking, penalty = self.bpr(batch, nodes)
         return loss + options.bpr_weight * ranking + penalty
 
 
-class TransformStage(Stage):
-    r"""Fine-tunes the rows that are served, in principal axes: list-wise KL
-    to the float model, and a share of BPR. No graph is propagated over.
+class TransformStage(DistilledStage):
+    r"""Fine-tunes the rows that are served, in principal axes: distillation
+    of the teacher, and a share of BPR. No graph is propagated over.
     """
 
     name = "transform"
@@ -312,10 +329,6 @@ class TransformStage(Stage):
     def prepare(self) -> None:
         r"""Nothing: the rows are quantized from the start."""
 
-    def make_schedule(self, steps_per_epoch: int) -> Schedule:
-        r"""A fixed number of steps along a cosine."""
-        return CosineSchedule(self.config.quant.finetune_steps)
-
     def make_optimizer(self) -> torch.optim.Optimizer:
         r"""Adam on the rows and on the columns' spreads."""
         return torch.optim.Adam(self.rows.parameters(),
@@ -323,21 +336,23 @@ class TransformStage(Stage):
 
     def loss(self, step: int, users: Tensor, positives: Tensor,
              negatives: Tensor) -> Tensor:
-        r"""KL + BPR."""
-        options, teacher = self.config.quant, self.context.teacher
-        if teacher is None:
-            raise RuntimeError("fine-tuning needs the float model's rows")
+        r"""Distillation + BPR."""
+        options = self.config.quant
         distilled = self.sample_users(step)
-        items = self.rows.item_rows()
-        loss = options.distill_weight * F.distillation_loss(
-            self.rows.user_rows(distilled), items, teacher[distilled],
-            teacher[self.num_users:], options.temperature,
-            excluded=self.context.excluded(distilled))
+        lesson = self.lesson(step, distilled)
+        items = self.rows.item_rows(lesson.items)
+        loss = options.distill_weight * lesson.loss(
+            self.rows.user_rows(distilled), items)
         if options.bpr_weight == 0:
             return loss
+        if lesson.items is None:  # each item is quantized once
+            chosen = (F.gather_rows(items, positives),
+                      F.gather_rows(items, negatives))
+        else:
+            chosen = (self.rows.item_rows(positives),
+                      self.rows.item_rows(negatives))
         return loss + options.bpr_weight * F.bpr_loss(
-            self.rows.user_rows(users), F.gather_rows(items, positives),
-            F.gather_rows(items, negatives))
+            self.rows.user_rows(users), *chosen)
 
 
 #: The float stage of each loss.

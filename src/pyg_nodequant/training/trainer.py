@@ -15,6 +15,7 @@ from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.training.checkpoint import Checkpoint
 from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.recipe import RecipeRun
+from pyg_nodequant.training.teacher import Teacher, load_teacher
 
 
 @dataclass
@@ -33,6 +34,8 @@ class TrainingResult:
         seconds (dict): Training time of each stage.
         steps (dict): Optimizer steps of each stage, and where its best was.
         history (list): A row for each validation.
+        teacher (Teacher, optional): The rows of :obj:`quant.teacher`, if they
+            were distilled.
     """
 
     model: Union[QuantLightGCN, TransformRows]
@@ -42,6 +45,7 @@ class TrainingResult:
     seconds: dict[str, float] = field(default_factory=dict)
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    teacher: Optional[Teacher] = None
 
     @torch.no_grad()
     def embedding(self) -> Tensor:
@@ -71,7 +75,7 @@ class Trainer:
     r"""Trains a :class:`~pyg_nodequant.QuantLightGCN` by a recipe.
 
     * :obj:`node_aware`: float model; widths by the sensitivity of its
-      rankings, summing exactly to the budget; fine-tuning by list-wise
+      rankings, summing exactly to the budget; fine-tuning by
       distillation with the widths frozen.
     * :obj:`uniform`: the same with one width for all.
     * :obj:`paper`: widths trained jointly with BPR and the storage loss
@@ -81,7 +85,8 @@ class Trainer:
 
     The test split is taken away before anything else: models are chosen on
     validation alone. With :obj:`trainer.refit` what was chosen is trained
-    once more on train and validation together.
+    once more on train and validation together; the rows of
+    :obj:`quant.teacher`, if they are given, stay the same.
 
     Args:
         config (ExperimentConfig, optional): All settings.
@@ -116,7 +121,8 @@ class Trainer:
 
         Raises:
             ValueError: If there is nothing to train on, the device does not
-                exist or the checkpoint to resume is of another run.
+                exist, the checkpoint to resume is of another run, or the
+                teacher is not of these data.
             TrainingError: If the loss is not finite.
         """
         config, data = self.config, interactions.without_test()
@@ -126,40 +132,49 @@ class Trainer:
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
         device = pick_device(config.trainer.device)
-        journal = Journal(config, data, self.run_dir)
+        teacher: Optional[Teacher] = None
+        if config.quant.teacher is not None:
+            teacher = load_teacher(config.quant.teacher, interactions)
+        journal = Journal(config, data, self.run_dir,
+                          None if teacher is None else teacher.digest)
         checkpoint = journal.open()
+        rows = None if teacher is None else teacher.rows
 
         run: Optional[RecipeRun] = None
         if checkpoint is not None and checkpoint.state["run"] == "refit":
             selected = checkpoint.state["selected"]
         else:
-            run = RecipeRun("select", config, data, device, journal)
+            run = RecipeRun("select", config, data, device, journal,
+                            teacher=rows)
             run.run(checkpoint)
             selected = {"val": run.validation(), "done": run.done,
                         "plans": run.plans}
             checkpoint = None
         if config.trainer.refit and data.val.size(1) > 0:
             run = None  # its model is not needed any more, its memory is
-            run = self._refit(data, device, journal, selected, checkpoint)
+            run = self._refit(data, device, journal, selected, checkpoint,
+                              rows)
         journal.close()
         if run is None:
             raise RuntimeError("a checkpoint of a refit was resumed without "
                                "one")
-        return self._result(run, selected, journal)
+        return self._result(run, selected, journal, teacher)
 
     def _refit(self, data: Interactions, device: torch.device,
                journal: Journal, selected: dict[str, Any],
-               checkpoint: Optional[Checkpoint]) -> RecipeRun:
+               checkpoint: Optional[Checkpoint],
+               teacher: Optional[Tensor]) -> RecipeRun:
         plans = {name: (int(plan[0]), int(plan[1]))
                  for name, plan in selected["plans"].items()}
         run = RecipeRun("refit", self.config, data.merge_validation(), device,
-                        journal, plans, {"selected": selected})
+                        journal, plans, {"selected": selected}, teacher)
         run.run(checkpoint)
         return run
 
     @staticmethod
     def _result(run: RecipeRun, selected: dict[str, Any],
-                journal: Journal) -> TrainingResult:
+                journal: Journal,
+                teacher: Optional[Teacher]) -> TrainingResult:
         done = dict(selected["done"])
         if run.name == "refit":
             done.update({run.label(k): v for k, v in run.done.items()})
@@ -170,4 +185,4 @@ class Trainer:
             {name: stage["seconds"] for name, stage in done.items()},
             {name: {"steps": stage["step"], "best": stage["best_step"]}
              for name, stage in done.items()},
-            journal.rows)
+            journal.rows, teacher)
