@@ -15,11 +15,12 @@ from pyg_nodequant.training.recipe import RecipeRun, new_model
 
 @pytest.fixture
 def make_run(data, settings):
-    def make(recipe="node_aware", name="select", plans=None, **options):
+    def make(recipe="node_aware", name="select", plans=None, teacher=None,
+             **options):
         config = settings(recipe, **options)
         kept = data.without_test()
         return RecipeRun(name, config, kept, torch.device("cpu"),
-                         Journal(config, kept, None), plans)
+                         Journal(config, kept, None), plans, teacher=teacher)
 
     return make
 
@@ -180,6 +181,42 @@ def test_transform_starts_from_the_float_model(make_run):
             teacher[:120], teacher[120:], 8), strict=True):
         assert torch.equal(part, whole[:, :axes])
     assert not weight.requires_grad and run.served.weight.requires_grad
+
+
+@pytest.fixture
+def other(data):
+    """Rows of a teacher of another number of columns."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(data.num_nodes, 11, generator=generator)
+
+
+def test_transform_starts_from_a_given_teacher(make_run, other):
+    run = make_run("transform", teacher=other, bytes_per_node=9.0)
+    assert run.stages == ("transform", )
+    run.prepare_transform()
+    assert torch.equal(run.context.teacher, other)
+    weight, axes = run.served.weight.detach(), run.served.embedding_dim
+    for part, whole in zip((weight[:120], weight[120:]), F.principal_axes(
+            other[:120], other[120:], 11), strict=True):
+        assert torch.equal(part, whole[:, :axes])
+    run.run()
+    assert tuple(run.done) == ("transform", ) and run.float_state == {}
+    assert run.validation().keys() == {"trained"}
+
+
+@pytest.mark.parametrize("recipe", ["node_aware", "uniform"])
+def test_a_given_teacher_leaves_the_start_as_it_is(recipe, make_run, other):
+    runs = [make_run(recipe, range="learned"),
+            make_run(recipe, range="learned", teacher=other)]
+    for run in runs:
+        assert run.stages == ("float", "finetune")
+        run.run_stage(0, "float", None)
+        run.prepare_finetuning()
+    plain, taught = (run.model.state_dict() for run in runs)
+    for name, tensor in plain.items():
+        assert torch.equal(tensor, taught[name]), name
+    assert torch.equal(runs[0].context.teacher, runs[0].float_embedding())
+    assert torch.equal(runs[1].context.teacher, other)
 
 
 @pytest.mark.parametrize("options, axes", [

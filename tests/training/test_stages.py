@@ -185,6 +185,61 @@ def test_the_transform_stage_trains_its_rows(context):
         stage.loss(0, *[torch.zeros(1, dtype=torch.long)] * 3)
 
 
+SAMPLED = [{"distill_items": 20, "distill_users": 6},
+           {"distillation": "ranking"}, {"distillation": "margin"},
+           {"distillation": "mse"}]
+
+
+@pytest.mark.parametrize("options", SAMPLED)
+@pytest.mark.parametrize("kind", [FinetuneStage, TransformStage])
+def test_losses_of_a_few_items(kind, options, context, batch):
+    temperature = 0.7 if "distill_items" in options else 1.0
+    context.config = replace(context.config, quant=replace(
+        context.config.quant, temperature=temperature, **options))
+    context.teacher = torch.randn(context.data.num_nodes, 5)
+    context.rows = transform_rows(context.data)
+    context.model.embedding.controller.freeze()
+    stage = kind(context, 4)
+    stage.prepare()
+    context.model.train()
+    if kind is FinetuneStage:
+        rows = context.model.get_embedding(context.edge_index).detach()
+    else:
+        rows = context.rows().detach()
+    ranking, penalty = bpr_and_l2(context, rows.double(), batch)
+    distilled = stage.sample_users(3)
+    lesson = stage.lesson(3, distilled)
+    distance = float(lesson.loss(rows[distilled],
+                                 rows[stage.num_users + lesson.items]))
+    expected = 0.8 * distance + 0.4 * ranking
+    if kind is FinetuneStage:
+        expected += penalty
+    loss = stage.loss(3, *batch)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    trained = stage.optimizer.param_groups[0]["params"]
+    assert all(float(p.grad.abs().sum()) > 0 for p in trained)
+
+
+def test_only_rows_that_are_needed_are_quantized(context, monkeypatch):
+    context.config = replace(context.config, quant=replace(
+        context.config.quant, distill_items=10, distill_users=6))
+    context.teacher = torch.randn(context.data.num_nodes, 5)
+    context.rows = transform_rows(context.data)
+    context.model.embedding.controller.freeze()
+    context.model.train()
+    counts = {"nodes": [], "items": []}
+    quantizer, rows = context.model.output_quantizer, TransformRows.item_rows
+    quantizer.register_forward_hook(
+        lambda module, x, out: counts["nodes"].append(len(out)))
+    monkeypatch.setattr(TransformRows, "item_rows", lambda self, ids: (
+        counts["items"].append(len(ids)), rows(self, ids))[1])
+    few = [torch.tensor([1, 2, 5])] * 3
+    for kind in (FinetuneStage, TransformStage):
+        kind(context, 4).loss(0, *few)
+    assert counts == {"nodes": [9 + 6 + 10], "items": [10, 3, 3]}
+
+
 def test_finetuning_needs_a_teacher(context, batch):
     with pytest.raises(RuntimeError, match="float model's rows"):
         FinetuneStage(context, 4).loss(0, *batch)

@@ -113,7 +113,10 @@ class Lessons:
         random_place = place[lists.numel():]
         teacher_top = list_scores(teacher, self.items, lists).masked_fill(
             ~there, -torch.inf)
-        teacher_random = teacher @ self.items[random].t()
+        # Not by a product of matrices, whose rounding could rank an item
+        # above itself.
+        teacher_random = list_scores(teacher, self.items,
+                                     random.expand(len(lists), -1))
 
         def loss(own: Tensor, rows: Tensor) -> Tensor:
             top = list_scores(own, rows, top_place)
@@ -167,8 +170,7 @@ def list_scores(users: Tensor, items: Tensor, lists: Tensor) -> Tensor:
         tensor([[1., 3.],
                 [4., 4.]])
     """
-    rows = F.gather_rows(items, lists)
-    return torch.bmm(rows, users.unsqueeze(2)).squeeze(2)
+    return (F.gather_rows(items, lists) * users.unsqueeze(1)).sum(-1)
 
 
 @torch.no_grad()
