@@ -9,6 +9,7 @@ from pyg_nodequant import functional as F
 from pyg_nodequant.config import NodeQuantConfig
 from pyg_nodequant.training import lessons
 from pyg_nodequant.training.lessons import Lessons, first_items, list_scores
+from pyg_nodequant.training.seen import SeenItems
 
 USERS = torch.tensor([3, 77, 110, 4, 119])
 SAMPLED = [{"distillation": "ranking"}, {"distillation": "margin"},
@@ -193,3 +194,23 @@ def test_users_who_know_everything(name, make, data, student):
         assert alone > 0
     else:
         assert alone == 0
+
+
+@pytest.mark.parametrize("count", [0, 40, 10_000])
+@pytest.mark.parametrize("keep", [False, True])
+def test_seen_items_count_in_a_softmax_only_if_asked(data, teacher, count,
+                                                     keep):
+    quant = NodeQuantConfig(distill_items=count, distill_seen=keep)
+    seen = SeenItems(data.train, data.num_users)
+    made = Lessons(teacher, data, quant, 0, None if keep else seen.pairs)
+    users = torch.tensor([3])
+    lesson = made.lesson(5, users)
+    own = torch.randn(data.num_nodes, 4,
+                      generator=torch.Generator().manual_seed(2))
+    rows = own[data.num_users:]
+    changed = rows.clone()
+    changed[seen.pairs(users)[1]] += 3.0
+    first, second = (
+        float(lesson.loss(own[users], x if lesson.items is None
+                          else x[lesson.items])) for x in (rows, changed))
+    assert (first == pytest.approx(second, rel=1e-5)) is not keep

@@ -92,7 +92,7 @@ class _Distillation(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Optional[Tensor], ...]:
         grad_users, grad_items = ctx.saved_tensors
         return (grad_users * grads[0], grad_items * grads[0], None, None,
-                None, None, None)
+                None, None, None, None)
 
 
 def distillation_loss(
