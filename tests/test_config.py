@@ -130,9 +130,6 @@ def test_choices():
     (NodeQuantConfig, dict(distillation="ranking", distill_items=9),
      "'quant.distill_items' is a setting of 'quant.distillation' = listwise "
      "(got 'ranking')"),
-    (NodeQuantConfig, dict(distillation="mse", temperature=0.5),
-     "'quant.temperature' is a setting of 'quant.distillation' = listwise "
-     "(got 'mse')"),
     (NodeQuantConfig, dict(teacher=""),
      "'quant.teacher' needs to be null or a path (got '')"),
     (NodeQuantConfig, dict(teacher=3),

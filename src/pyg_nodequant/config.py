@@ -118,7 +118,8 @@ class NodeQuantConfig:
             :obj:`trainer.refit` are, validation flatters its students.
             (default: :obj:`None`, the float model of the same run)
         bpr_weight (float): Weight of BPR while fine-tuning.
-        temperature (float): Temperature of the list-wise softmax.
+        temperature (float): Temperature of the list-wise softmax, in the
+            distillation and in the sensitivity.
         distill_users (int): Users a fine-tuning step distils.
         distill_seen (bool): Whether the items that a user has seen, which are
             never recommended, count in the list-wise KL and in the
@@ -226,7 +227,7 @@ class NodeQuantConfig:
                 raise ValueError(f"'quant.{name}' is no setting of recipe "
                                  f"'{self.recipe}', which distils nothing")
         if self.distillation != "listwise":
-            for name in self._changed("distill_items", "temperature"):
+            for name in self._changed("distill_items"):
                 raise ValueError(f"'quant.{name}' is a setting of "
                                  f"'quant.distillation' = listwise (got "
                                  f"'{self.distillation}')")
