@@ -26,6 +26,15 @@ from pyg_nodequant.functional.distillation import (
     ranking_distillation_loss,
     score_distillation_loss,
 )
+from pyg_nodequant.functional.estimators import (
+    lsq_factor,
+    rounding_noise,
+    scale_gradient,
+)
+from pyg_nodequant.functional.interpolate import (
+    interpolate_quantize,
+    neighbour_bits,
+)
 from pyg_nodequant.functional.item_sample import sample_items
 from pyg_nodequant.functional.losses import bpr_loss, l2_loss
 from pyg_nodequant.functional.pairs import pairs_between
@@ -44,9 +53,16 @@ from pyg_nodequant.functional.quantize import (
     minmax_range,
     num_levels,
     quantize,
+    safe_sqrt,
     snap_float16,
     stored_step,
     symmetric_range,
+)
+from pyg_nodequant.functional.ranges import (
+    SPAN_FACTORS,
+    meanstd_range,
+    mse_factor,
+    mse_range,
 )
 from pyg_nodequant.functional.rate_distortion import (
     directional_curvature,
@@ -54,6 +70,7 @@ from pyg_nodequant.functional.rate_distortion import (
     quadratic_distortion,
     reverse_water_filling,
 )
+from pyg_nodequant.functional.shared_scale import degree_bins, shared_step
 from pyg_nodequant.functional.softmax import (
     cosine_rows,
     sampled_columns,
@@ -76,6 +93,7 @@ from pyg_nodequant.functional.transform import (
 
 __all__ = [
     "GAUSSIAN_DISTORTION",
+    "SPAN_FACTORS",
     "Adjacency",
     "allocate_bits",
     "allocate_levels",
@@ -88,6 +106,7 @@ __all__ = [
     "column_spread",
     "cosine_rows",
     "csr_from_coo",
+    "degree_bins",
     "degree_score",
     "dequantize",
     "directional_curvature",
@@ -97,13 +116,19 @@ __all__ = [
     "gather_rows",
     "gaussian_span",
     "gaussian_steps",
+    "interpolate_quantize",
     "inverse_bit_width",
     "l2_loss",
     "listwise_curvature",
     "listwise_kl_loss",
     "log_grid",
+    "lsq_factor",
     "margin_distillation_loss",
+    "meanstd_range",
     "minmax_range",
+    "mse_factor",
+    "mse_range",
+    "neighbour_bits",
     "num_levels",
     "pairs_between",
     "principal_axes",
@@ -118,11 +143,15 @@ __all__ = [
     "ranking_distillation_loss",
     "reverse_water_filling",
     "round_bits",
+    "rounding_noise",
     "row_scale",
+    "safe_sqrt",
     "sample_items",
     "sampled_columns",
+    "scale_gradient",
     "score_distillation_loss",
     "sensitivity",
+    "shared_step",
     "shuffled",
     "snap_float16",
     "snap_log_scale",

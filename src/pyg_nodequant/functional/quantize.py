@@ -77,6 +77,18 @@ def gaussian_span(bits: Tensor) -> Tensor:
     return table[low] + fraction * (table[low + 1] - table[low])
 
 
+def safe_sqrt(square: Tensor) -> Tensor:
+    r"""The square root of numbers of at least 0, with gradient 0 at 0, where
+    that of the root is not finite.
+
+    Example:
+        >>> safe_sqrt(torch.tensor([0.0, 9.0]))
+        tensor([0., 3.])
+    """
+    root = torch.where(square > 0, square, torch.ones_like(square)).sqrt()
+    return torch.where(square > 0, root, torch.zeros_like(square))
+
+
 def symmetric_range(x: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
     r"""The symmetric Gaussian range of each row
 
@@ -97,10 +109,7 @@ def symmetric_range(x: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
         >>> delta, mu
         (tensor([[1.5960]]), tensor([[-0.7980]]))
     """
-    square = x.square().mean(-1, keepdim=True)
-    # The gradient of a square root at 0 is not finite: a row of zeros gets 0.
-    rms = torch.where(square > 0, square, torch.ones_like(square)).sqrt()
-    rms = torch.where(square > 0, rms, torch.zeros_like(square))
+    rms = safe_sqrt(x.square().mean(-1, keepdim=True))
     delta = column(gaussian_span(bits)) * rms
     return delta, -delta / 2
 
@@ -117,7 +126,8 @@ def minmax_range(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.amax(-1, keepdim=True) - mu, mu
 
 
-def _position(x: Tensor, delta: Tensor, mu: Tensor) -> Tensor:
+def row_position(x: Tensor, delta: Tensor, mu: Tensor) -> Tensor:
+    r"""Where values are in their range, :math:`(e - \mu) / \Delta`."""
     # A row of range 0 (all of its values equal) sits at code 0.
     safe = torch.where(delta > 0, delta, torch.ones_like(delta))
     return torch.where(delta > 0, (x - mu) / safe, torch.zeros_like(x))
@@ -141,7 +151,7 @@ def quantize(x: Tensor, bits: Tensor, delta: Tensor, mu: Tensor) -> Tensor:
         tensor([[0, 1, 3]], dtype=torch.uint8)
     """
     levels = column(num_levels(bits.to(x.dtype)))
-    position = _position(x, column(delta), column(mu)).clamp(0, 1)
+    position = row_position(x, column(delta), column(mu)).clamp(0, 1)
     return (position * levels).round().to(torch.uint8)
 
 
@@ -159,39 +169,51 @@ def dequantize(codes: Tensor, bits: Tensor, delta: Tensor,
     return codes.to(delta.dtype) / levels.clamp(min=1) * delta + mu
 
 
+def code_ratio(position: Tensor, levels: Tensor,
+               noise: Optional[Tensor]) -> Tensor:
+    r"""The code over its largest, :math:`v / s`, of clamped positions in
+    :math:`[0, 1]`; with noise, :math:`t + u / s` instead of rounding.
+    """
+    out = position * levels
+    if noise is None:
+        out.round_()
+    else:  # none where there are no levels
+        out.addcmul_(noise, (levels > 0).to(noise.dtype))
+    return out.div_(levels.clamp(min=1e-12))
+
+
 class _FakeQuantize(torch.autograd.Function):
     # One function instead of ten operations: only the input is kept for the
     # backward pass, where the codes are computed again.
     @staticmethod
     def forward(ctx: Any, x: Tensor, levels: Tensor, delta: Tensor,
-                mu: Tensor) -> Tensor:
-        ctx.save_for_backward(x, levels, delta, mu)
-        position = _position(x, delta, mu).clamp_(0, 1)
-        out = (position * levels).round_()
-        return out.div_(levels.clamp(min=1e-12)).mul_(delta).add_(mu)
+                mu: Tensor, noise: Optional[Tensor]) -> Tensor:
+        ctx.save_for_backward(x, levels, delta, mu, noise)
+        position = row_position(x, delta, mu).clamp_(0, 1)
+        return code_ratio(position, levels, noise).mul_(delta).add_(mu)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Optional[Tensor], ...]:
-        x, levels, delta, mu = ctx.saved_tensors
+        x, levels, delta, mu, noise = ctx.saved_tensors
         grad = grads[0]
-        position = _position(x, delta, mu)
+        position = row_position(x, delta, mu)
         inside = (position >= 0) & (position <= 1) & (delta > 0)
         grad_x = torch.where(inside, grad, 0).sum_to_size(x.shape)
         if not any(ctx.needs_input_grad[1:]):
-            return grad_x, None, None, None
+            return grad_x, None, None, None, None
         position.clamp_(0, 1)
-        ratio = (position * levels).round_().div_(levels.clamp(min=1e-12))
+        ratio = code_ratio(position, levels, noise)
         residual = ratio - position
         grad_levels = -(grad * residual) * delta / levels.clamp(min=1e-12)
         grad_delta = grad * torch.where(inside, residual, ratio)
         grad_mu = torch.where(inside, 0, grad)
         return (grad_x, grad_levels.sum_to_size(levels.shape),
                 grad_delta.sum_to_size(delta.shape),
-                grad_mu.sum_to_size(mu.shape))
+                grad_mu.sum_to_size(mu.shape), None)
 
 
-def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor,
-                  mu: Tensor) -> Tensor:
+def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor, mu: Tensor,
+                  noise: Optional[Tensor] = None) -> Tensor:
     r"""Quantizes and dequantizes, differentiably.
 
     Rounding passes gradients straight through (`"Estimating or Propagating
@@ -209,11 +231,18 @@ def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor,
         \frac{\partial q}{\partial s} =
         \Big( t - \frac{v}{s} \Big) \frac{\Delta}{s} .
 
+    With :obj:`noise` :math:`u`, nothing is rounded: :math:`v = t s + u`, and
+    the gradients above are exact (`"Differentiable Model Compression via
+    Pseudo Quantization Noise" <https://arxiv.org/abs/2104.09987>`_).
+
     Args:
         x (Tensor): Rows of shape :math:`(B, d)`.
         bits (Tensor): Widths in bits, shape :math:`(B)`.
         delta (Tensor): Ranges :math:`\Delta`, :math:`(B)` or :math:`(B, 1)`.
         mu (Tensor): Offsets :math:`\mu`, same shape.
+        noise (Tensor, optional): Numbers in :math:`[-\frac{1}{2},
+            \frac{1}{2}]`, in steps, added instead of rounding, shape
+            :math:`(B, d)`.
 
     Returns:
         :math:`q` of shape :math:`(B, d)`.
@@ -225,7 +254,7 @@ def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor,
         tensor([[0.0000, 0.3333, 1.0000]])
     """
     out: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
-        x, column(num_levels(bits)), column(delta), column(mu))
+        x, column(num_levels(bits)), column(delta), column(mu), noise)
     return out
 
 

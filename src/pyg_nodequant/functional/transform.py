@@ -297,7 +297,7 @@ def gaussian_steps(widths: Tensor, spread: Tensor) -> Tensor:
 class _LogSTE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scale: Tensor, grid: Tensor, codes: int) -> Tensor:
-        low, step = grid.double().unbind()
+        low, step = grid.double().unbind(-1)
         power = scale.double().clamp(min=1e-300).log2()
         code = ((power - low) / step.clamp(min=1e-12)).round()
         out = torch.exp2(low + code.clamp(0, codes - 2) * step)
@@ -319,7 +319,8 @@ def snap_log_scale(scale: Tensor, grid: Tensor, bits: int) -> Tensor:
 
     Args:
         scale (Tensor): Scales :math:`r \ge 0` of any shape.
-        grid (Tensor): :math:`(l, h)`, shape :math:`(2)`.
+        grid (Tensor): :math:`(l, h)`, shape :math:`(2)`, or a grid for each
+            scale, their shape and :math:`2`.
         bits (int): Bits of a code.
 
     Example:
