@@ -14,7 +14,14 @@ from typing import Any, Optional
 RECIPES = ("node_aware", "transform", "paper", "uniform", "float")
 ALLOCATIONS = ("sensitivity", "degree", "uniform", "shuffled")
 WHERE = ("output", "input", "both")
-RANGES = ("symmetric", "minmax", "learned")
+RANGES = ("symmetric", "minmax", "learned", "meanstd", "mse")
+#: Ranges that are symmetric about 0: their rows need no offset.
+SYMMETRIC_RANGES = ("symmetric", "mse")
+ESTIMATORS = ("ste", "lsq", "noise")
+WIDTH_GRADIENTS = ("levels", "interpolated")
+ROW_SCALES = ("float16", "log8", "group")
+#: Recipes that train widths by their gradient.
+TRAINED_WIDTHS = ("paper", )
 DISTILLATIONS = ("listwise", "ranking", "margin", "mse")
 LOSSES = ("bpr", "softmax")
 MAX_SUPPORTED_BITS = 8
@@ -96,7 +103,25 @@ class NodeQuantConfig:
         lambda_storage (float): Weight of the storage loss
             :math:`\frac{1}{N}\sum_i b_i d` (:obj:`"paper"` only).
         range (str): :obj:`"symmetric"` (Gaussian span of the row's root mean
-            square), :obj:`"minmax"` (of the row) or :obj:`"learned"`.
+            square), :obj:`"mse"` (that span times the factor of least squared
+            error, searched for each row), :obj:`"meanstd"` (Gaussian span of
+            the standard deviation, around the row's mean), :obj:`"minmax"`
+            (of the row) or :obj:`"learned"`.
+        estimator (str): What rounding is while training: :obj:`"ste"`
+            (rounding, gradients straight through), :obj:`"lsq"` (the same,
+            gradients of :obj:`"learned"` ranges times :math:`1 / \sqrt{d
+            (2^b - 1)}`) or :obj:`"noise"` (uniform noise of half a step
+            instead of rounding).
+        width_gradient (str): How a continuous width gets its gradient:
+            :obj:`"levels"` (through the number of levels) or
+            :obj:`"interpolated"` (rows between those of the two neighbouring
+            whole widths, whose difference is the gradient; :obj:`"paper"`
+            only).
+        row_scale (str): How the scale of a row is stored:
+            :obj:`"float16"`, :obj:`"log8"` (a logarithm of 8 bits) or
+            :obj:`"group"` (one float16 for all users, or items, of one of 16
+            bins of degrees and one width). The last two need symmetric
+            ranges and :obj:`where="output"`.
         sensitivity_power (float): Exponent that tempers the sensitivity;
             below 1 the cold nodes keep more bits.
         distill_weight (float): Weight of the distillation while fine-tuning.
@@ -158,6 +183,9 @@ class NodeQuantConfig:
     scale_bits: int = 4
     lambda_storage: float = 1e-4
     range: str = "symmetric"
+    estimator: str = "ste"
+    width_gradient: str = "levels"
+    row_scale: str = "float16"
     sensitivity_power: float = 1.0
     distill_weight: float = 1.0
     distillation: str = "listwise"
@@ -194,6 +222,7 @@ class NodeQuantConfig:
             raise ValueError(f"'quant.where' and 'quant.range' need to be "
                              f"output and symmetric for transform "
                              f"(got {self.where} and {self.range})")
+        self._check_rounding()
         self._check_budget()
         if self.recipe == "node_aware" and self.budget_bytes(1) is None:
             check_number("quant.target_bits", self.target_bits, self.min_bits,
@@ -241,6 +270,35 @@ class NodeQuantConfig:
         return [item.name for item in fields(self)
                 if item.name in names
                 and getattr(self, item.name) != item.default]
+
+    def _check_rounding(self) -> None:
+        check_choice("quant.estimator", self.estimator, ESTIMATORS)
+        check_choice("quant.width_gradient", self.width_gradient,
+                     WIDTH_GRADIENTS)
+        check_choice("quant.row_scale", self.row_scale, ROW_SCALES)
+        if self.recipe in ("transform", "float"):
+            for name, plain in (("estimator", ESTIMATORS[0]),
+                                ("row_scale", ROW_SCALES[0])):
+                if getattr(self, name) != plain:
+                    raise ValueError(f"'quant.{name}' needs to be {plain} for "
+                                     f"recipe '{self.recipe}' "
+                                     f"(got '{getattr(self, name)}')")
+        if self.estimator == "lsq" and self.range != "learned":
+            raise ValueError(f"'quant.range' needs to be learned for "
+                             f"'quant.estimator' = lsq, which scales the "
+                             f"gradients of ranges (got '{self.range}')")
+        if (self.width_gradient != "levels"
+                and self.recipe not in TRAINED_WIDTHS):
+            raise ValueError(f"'quant.width_gradient' needs to be levels for "
+                             f"recipe '{self.recipe}', whose widths have no "
+                             f"gradient (got '{self.width_gradient}')")
+        if self.row_scale != "float16" and (
+                self.where != "output" or self.range not in SYMMETRIC_RANGES):
+            raise ValueError(f"'quant.where' needs to be output and "
+                             f"'quant.range' one of "
+                             f"{', '.join(SYMMETRIC_RANGES)} for "
+                             f"'quant.row_scale' = {self.row_scale} "
+                             f"(got {self.where} and {self.range})")
 
     def _check_budget(self) -> None:
         names = ("bytes_per_node", "target_bytes", "target_compression")

@@ -84,7 +84,10 @@ def quantize_(
     Args:
         model (torch.nn.Module): The model.
         config (NodeQuantConfig, optional): Uses its :obj:`max_bits`,
-            :obj:`min_bits`, :obj:`range` and, for LightGCN, :obj:`where`.
+            :obj:`min_bits`, :obj:`range`, :obj:`estimator`,
+            :obj:`width_gradient` and, for LightGCN, :obj:`where`; a LightGCN
+            with other row scales is made as
+            :class:`~pyg_nodequant.QuantLightGCN`.
             (default: :class:`~pyg_nodequant.NodeQuantConfig()`)
         filter_fn (callable, optional): Given an embedding and its name,
             returns whether it is to be quantized. A LightGCN goes with its
@@ -111,6 +114,9 @@ def quantize_(
     if config.recipe == "float":
         raise ValueError("'quant.recipe' needs to be one of node_aware, "
                          "paper, uniform to quantize a model (got 'float')")
+    if config.row_scale != "float16":
+        raise ValueError(f"'quant.row_scale' needs to be float16 to quantize "
+                         f"a model in place (got '{config.row_scale}')")
     places = [
         place for place in _places(model, _is_float_embedding)
         if filter_fn is None or filter_fn(place.module, place.name)
@@ -232,6 +238,8 @@ def _quantize_place(
         "max_bits": max_bits,
         "min_bits": min_bits,
         "range": config.range,
+        "estimator": config.estimator,
+        "width_gradient": config.width_gradient,
     }
     controllers: list[BitWidthController] = []
     models = [model for model in _light_gcns(place) if type(model) is LightGCN]

@@ -8,6 +8,8 @@ from pyg_nodequant.nn.packed import PackedEmbedding
 from pyg_nodequant.nn.packed_index import PackedMIPSIndex
 from pyg_nodequant.nn.packed_topk import packed_topk
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer, RowCodes
+from pyg_nodequant.nn.stored_scale import StoredScale
+from pyg_nodequant.nn.stored_table import stored_table
 from pyg_nodequant.nn.transform_rows import AxisCodes, TransformRows
 from pyg_nodequant.nn.weight import NodeAwareQuantWeight
 
@@ -21,7 +23,9 @@ __all__ = [
     "PackedMIPSIndex",
     "QuantLightGCN",
     "RowCodes",
+    "StoredScale",
     "TransformRows",
     "packed_topk",
+    "stored_table",
     "to_faiss",
 ]

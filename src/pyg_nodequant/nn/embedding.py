@@ -62,8 +62,11 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
             (default: :obj:`1`)
         degree (Tensor, optional): Degrees of shape :math:`(N)` that the
             widths start from.
-        range (str, optional): :obj:`"symmetric"`, :obj:`"minmax"` or
-            :obj:`"learned"`. (default: :obj:`"symmetric"`)
+        range (str, optional): As in
+            :class:`~pyg_nodequant.NodeAwareQuantizer`.
+            (default: :obj:`"symmetric"`)
+        estimator (str, optional): As there. (default: :obj:`"ste"`)
+        width_gradient (str, optional): As there. (default: :obj:`"levels"`)
 
     Shapes:
         - **input:** indices of any shape :math:`(*)`
@@ -98,14 +101,17 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
         min_bits: int = 1,
         degree: Optional[Tensor] = None,
         range: str = "symmetric",
+        estimator: str = "ste",
+        width_gradient: str = "levels",
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, padding_idx, max_norm,
                          norm_type, scale_grad_by_freq, sparse, _weight,
                          _freeze, device, dtype)
         self.controller = BitWidthController(num_embeddings, max_bits,
                                              min_bits, degree)
-        self.quantizer = NodeAwareQuantizer(num_embeddings, embedding_dim,
-                                            self.controller, range)
+        self.quantizer = NodeAwareQuantizer(
+            num_embeddings, embedding_dim, self.controller, range,
+            estimator=estimator, width_gradient=width_gradient)
         self.quantizer.borrow_controller()
         # The table may have come as `_weight`, from anywhere.
         self.controller.to(self.weight.device)
@@ -165,7 +171,8 @@ class NodeAwareQuantEmbedding(torch.nn.Embedding):
         Args:
             embedding (torch.nn.Embedding): The float table.
             **kwargs (optional): :obj:`max_bits`, :obj:`min_bits`,
-                :obj:`degree` and :obj:`range`.
+                :obj:`degree`, :obj:`range`, :obj:`estimator` and
+                :obj:`width_gradient`.
         """
         out = cls(embedding.num_embeddings, embedding.embedding_dim,
                   embedding.padding_idx, embedding.max_norm,

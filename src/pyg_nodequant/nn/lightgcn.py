@@ -25,6 +25,39 @@ from pyg_nodequant.nn.quantizer import NodeAwareQuantizer
 
 log = logging.getLogger(__name__)
 
+#: Bins of degrees among the users, and among the items, that share scales.
+DEGREE_BINS = 16
+
+
+def scale_groups(
+    row_scale: str,
+    num_nodes: int,
+    degree: Optional[Tensor],
+    num_users: Optional[int],
+) -> Optional[Tensor]:
+    r"""The nodes that share a grid or a scale: one kind each, users or items,
+    and for :obj:`"group"` one bin of degrees.
+
+    Raises:
+        ValueError: If there are no degrees to group by.
+    """
+    if row_scale == "float16":
+        return None
+    kind = torch.zeros(num_nodes, dtype=torch.long)
+    if num_users is not None:
+        kind[num_users:] = 1
+    if row_scale == "log8":
+        return kind
+    if degree is None or degree.numel() != num_nodes:
+        raise ValueError(f"'degree' needs one entry for each of the "
+                         f"{num_nodes} nodes for quant.row_scale=group (got "
+                         f"{'none' if degree is None else degree.numel()})")
+    flat, groups = degree.detach().cpu().flatten(), kind * DEGREE_BINS
+    for number in (0, 1):
+        groups[kind == number] += F.degree_bins(flat[kind == number],
+                                                DEGREE_BINS)
+    return groups
+
 
 class QuantLightGCN(LightGCN):  # type: ignore[misc]
     r"""LightGCN whose embeddings have node-aware precision
@@ -53,10 +86,15 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         alpha (float or torch.Tensor, optional): The layer weights.
             (default: :math:`1 / (L + 1)`)
         quant (NodeQuantConfig, optional): Uses its :obj:`where`,
-            :obj:`max_bits`, :obj:`min_bits` and :obj:`range`; with
+            :obj:`max_bits`, :obj:`min_bits`, :obj:`range`,
+            :obj:`estimator`, :obj:`width_gradient` and :obj:`row_scale`; with
             :obj:`recipe="float"` nothing is quantized.
         degree (torch.Tensor, optional): Degrees of shape :math:`(N)` that
-            the widths start from.
+            the widths start from, and by which :obj:`row_scale="group"`
+            groups the nodes.
+        num_users (int, optional): Nodes from here on are items: they share
+            no scales or grids with the nodes before. (default: :obj:`None`,
+            all nodes are of one kind)
         cosine_temperature (float, optional): Scores are cosines divided by
             it. (default: :obj:`None`, inner products)
         **kwargs (optional): Additional arguments of the underlying
@@ -84,23 +122,28 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         *,
         quant: Optional[NodeQuantConfig] = None,
         degree: Optional[Tensor] = None,
+        num_users: Optional[int] = None,
         cosine_temperature: Optional[float] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_nodes, embedding_dim, num_layers, alpha, **kwargs)
         self.cosine_temperature = cosine_temperature
-        self._add_quantizers(quant, degree)
+        self._add_quantizers(quant, degree, num_users)
 
     def _add_quantizers(
         self,
         quant: Optional[NodeQuantConfig],
         degree: Optional[Tensor],
+        num_users: Optional[int] = None,
     ) -> None:
         quant = quant or NodeQuantConfig()
+        groups = scale_groups(quant.row_scale, self.num_nodes, degree,
+                              num_users)
         min_bits, max_bits = quant.width_bounds
         self.embedding = NodeAwareQuantEmbedding.from_embedding(
             self.embedding, max_bits=max_bits, min_bits=min_bits,
-            degree=degree, range=quant.range)
+            degree=degree, range=quant.range, estimator=quant.estimator,
+            width_gradient=quant.width_gradient)
         self.quant = quant
         #: Turn off to see the float model behind; :obj:`True` by default.
         self.quantization_enabled = quant.recipe != "float"
@@ -112,7 +155,9 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         if self.quant.where != "input":
             self.output_quantizer = NodeAwareQuantizer(
                 self.num_nodes, self.embedding_dim,
-                self.embedding.controller, self.quant.range)
+                self.embedding.controller, self.quant.range,
+                estimator=quant.estimator, width_gradient=quant.width_gradient,
+                row_scale=quant.row_scale, groups=groups)
             self.output_quantizer.borrow_controller()
             self.output_quantizer.to(self.embedding.weight.device)
             self.output_quantizer.train(self.training)
@@ -165,10 +210,20 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         if n_id is None:
             out: Tensor = quantizer(x)
         elif n_id.numel() < self.num_nodes:
-            out = quantizer(F.gather_rows(x, n_id), n_id)
+            out = quantizer(F.gather_rows(x, n_id), n_id, x)
         else:  # a batch larger than the table: each row is needed once
             out = F.gather_rows(quantizer(x), n_id)
         return out
+
+    def seed_noise(self, seed: Optional[int]) -> None:
+        r"""Makes the noise of :obj:`estimator="noise"` a function of a seed,
+        to be given anew at each step; of torch's global generator if it is
+        :obj:`None`.
+        """
+        self.embedding.quantizer.noise_seed = seed
+        if self.output_quantizer is not None:
+            self.output_quantizer.noise_seed = (None if seed is None
+                                                else seed + 1)
 
     def propagate_embedding(
         self,
@@ -313,10 +368,12 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         model: LightGCN,
         quant: Optional[NodeQuantConfig] = None,
         degree: Optional[Tensor] = None,
+        num_users: Optional[int] = None,
     ) -> QuantLightGCN:
         r"""Wraps a float LightGCN, sharing its embedding parameter."""
         out = cls(model.num_nodes, model.embedding_dim, model.num_layers,
-                  model.alpha.detach().clone(), quant=quant, degree=degree)
+                  model.alpha.detach().clone(), quant=quant, degree=degree,
+                  num_users=num_users)
         out.convs = model.convs
         out.embedding.weight = model.embedding.weight
         out.to(model.embedding.weight.device)
@@ -329,6 +386,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         model: LightGCN,
         quant: Optional[NodeQuantConfig] = None,
         degree: Optional[Tensor] = None,
+        num_users: Optional[int] = None,
     ) -> QuantLightGCN:
         r"""Turns a float LightGCN into this class in place: the same object,
         embedding parameter and layers, with quantizers added.
@@ -337,6 +395,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             model (LightGCN): A model of exactly PyG's class.
             quant (NodeQuantConfig, optional): As in the constructor.
             degree (torch.Tensor, optional): As in the constructor.
+            num_users (int, optional): As in the constructor.
 
         Raises:
             ValueError: If :obj:`model` is of another class, whose methods
@@ -345,7 +404,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         if type(model) is not LightGCN:
             raise ValueError(f"'model' needs to be exactly a LightGCN "
                              f"(got {type(model).__name__})")
-        cls._add_quantizers(model, quant, degree)
+        cls._add_quantizers(model, quant, degree, num_users)
         model.__class__ = cls  # last: a model that fails stays a LightGCN
         out: QuantLightGCN = model
         return out

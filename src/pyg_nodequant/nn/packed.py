@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyg_nodequant.nn.embedding import NodeAwareQuantEmbedding
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer
+from pyg_nodequant.nn.stored_table import stored_table
 from pyg_nodequant.runtime import PackedTable, RowClasses
 from pyg_nodequant.runtime.row_classes import unpack_nibbles
 from pyg_nodequant.runtime.row_codes import bit_starts, pack_codes
@@ -158,13 +159,7 @@ class PackedEmbedding(torch.nn.Module):
         Raises:
             ValueError: If a row does not fit its stored precision.
         """
-        stored = quantizer.encode(weight)
-        scale, offset = stored.scale, stored.offset
-        table = PackedTable.from_codes(
-            stored.codes.cpu().numpy(), stored.widths.cpu().numpy(),
-            scale=scale.cpu().numpy(),
-            offset=None if offset is None else offset.cpu().numpy(),
-            centered=offset is None)
+        table = stored_table(quantizer.encode(weight))
         out = cls(table, padding_idx, weight.dtype)
         return out.to(weight.device)
 

@@ -36,8 +36,11 @@ class NodeAwareQuantWeight(torch.nn.Module):
             (default: :obj:`8`)
         min_bits (int, optional): Smallest width, in bits.
             (default: :obj:`1`)
-        range (str, optional): :obj:`"symmetric"`, :obj:`"minmax"` or
-            :obj:`"learned"`. (default: :obj:`"symmetric"`)
+        range (str, optional): As in
+            :class:`~pyg_nodequant.NodeAwareQuantizer`.
+            (default: :obj:`"symmetric"`)
+        estimator (str, optional): As there. (default: :obj:`"ste"`)
+        width_gradient (str, optional): As there. (default: :obj:`"levels"`)
 
     Shapes:
         - **input:** the latent table :math:`(N, d)`
@@ -59,14 +62,17 @@ class NodeAwareQuantWeight(torch.nn.Module):
         max_bits: int = 8,
         min_bits: int = 1,
         range: str = "symmetric",
+        estimator: str = "ste",
+        width_gradient: str = "levels",
     ) -> None:
         super().__init__()
         self.padding_idx = padding_idx
         self.embedding_dim = embedding_dim
         self.controller = BitWidthController(num_embeddings, max_bits,
                                              min_bits)
-        self.quantizer = NodeAwareQuantizer(num_embeddings, embedding_dim,
-                                            self.controller, range)
+        self.quantizer = NodeAwareQuantizer(
+            num_embeddings, embedding_dim, self.controller, range,
+            estimator=estimator, width_gradient=width_gradient)
         self.quantizer.borrow_controller()
 
     @classmethod
@@ -77,6 +83,8 @@ class NodeAwareQuantWeight(torch.nn.Module):
         max_bits: int = 8,
         min_bits: int = 1,
         range: str = "symmetric",
+        estimator: str = "ste",
+        width_gradient: str = "levels",
     ) -> None:
         r"""Quantizes :obj:`embedding.weight` in place.
 
@@ -88,7 +96,8 @@ class NodeAwareQuantWeight(torch.nn.Module):
         cls.check(embedding)
         weight = cls(embedding.num_embeddings, embedding.embedding_dim,
                      embedding.padding_idx, max_bits=max_bits,
-                     min_bits=min_bits, range=range)
+                     min_bits=min_bits, range=range, estimator=estimator,
+                     width_gradient=width_gradient)
         weight.to(embedding.weight.device).train(embedding.training)
         parametrize.register_parametrization(embedding, "weight", weight)
         # This class was made by the line above, for this embedding alone.

@@ -221,7 +221,8 @@ class RowClasses:
         :obj:`float32` instead of :obj:`float16`. What would take a value a
         dimension and class, but follows from less, is written as 3, steps of
         :meth:`gaussian` as one spread a dimension in :obj:`float16`, or as 4,
-        its offsets, not at all. Then the fields that are there: widths in 4
+        its offsets, not at all; so are offsets of one value a class that
+        would need :obj:`float32`. Then the fields that are there: widths in 4
         bits, the first in the low half of a byte, and uses_offset in single
         bits, lowest first, each filled up to a byte.
         """
@@ -251,6 +252,10 @@ class RowClasses:
                 with np.errstate(over="ignore"):
                     half = flat.astype("<f2")
                 wide = not np.array_equal(half.astype(np.float32), flat)
+                if wide and name == "offsets" and _same_bits(
+                        self.offsets, _centered(self.widths, self.steps)):
+                    heads.append(_CENTERED)
+                    continue
                 layout += 16 * wide
                 bodies.append(
                     flat.astype("<f4").tobytes() if wide else half.tobytes())

@@ -96,6 +96,7 @@ class PackedTable(RowTable):
         centered: bool = False,
         scale_dtype: str = "float16",
         groups: Optional[ArrayLike] = None,
+        log: Optional[ArrayLike] = None,
     ) -> PackedTable:
         r"""Packs codes of one width a row.
 
@@ -120,6 +121,7 @@ class PackedTable(RowTable):
                 is then stored once, as the step of a class of theirs, in
                 :obj:`"float16"` or :obj:`"float32"`. There may be at most 256
                 pairs of group and width.
+            log (pair, optional): As in :meth:`from_classes`.
 
         Raises:
             ValueError: If an argument is not of this form.
@@ -127,6 +129,9 @@ class PackedTable(RowTable):
         if centered and offset is not None:
             raise ValueError("'offset' needs to be None if 'centered' is "
                              "True (got an array)")
+        if groups is not None and log is not None:
+            raise ValueError("'log' needs to be None if 'groups' are given "
+                             "(got a grid)")
         codes = check_codes(codes)
         widths = check_widths(widths, len(codes))
         if groups is not None:
@@ -139,7 +144,8 @@ class PackedTable(RowTable):
         classes = RowClasses.by_width(used.tolist() or [0], codes.shape[1],
                                       centered)
         return cls.from_classes(codes, np.searchsorted(used, widths), classes,
-                                scale, offset, scale_dtype=scale_dtype)
+                                scale, offset, scale_dtype=scale_dtype,
+                                log=log)
 
     @classmethod
     def _from_groups(cls, codes: Array, widths: Array, scale: ArrayLike,

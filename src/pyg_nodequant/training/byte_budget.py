@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyg_nodequant.config import NodeQuantConfig
 from pyg_nodequant.nn import QuantLightGCN
+from pyg_nodequant.runtime import PackedTable
 from pyg_nodequant.training.packing import (
     embedding_bytes,
     pack_axes,
@@ -121,7 +122,19 @@ def node_budget(model: QuantLightGCN, rows: Tensor,
     def size(total: int) -> int:
         controller.freeze(widths(total))
         quantizer.calibrate(rows)
-        return embedding_bytes(*pack_rows(quantizer, rows, num_users))
+        tables = pack_rows(quantizer, rows, num_users)
+        spare = 0
+        if quant.row_scale == "group":
+            spare = sum(_chance_bytes(table) for table in tables)
+        return embedding_bytes(*tables) + spare
 
     unit = (rows.size(1) + 7) // 8
     return meet_bytes(size, budget, budget // unit, unit, low, high)
+
+
+def _chance_bytes(table: PackedTable) -> int:
+    # The offsets of groups follow from their steps and are not stored, unless
+    # all of them happen to be float16: which fine-tuning may bring about if
+    # they are few.
+    count = len(table.classes)
+    return 2 * count if count <= 8 else 0

@@ -148,6 +148,7 @@ class StageLoop:
         device = self.context.device
         users, positives, negatives = (t.to(device) for t in batch)
         lr = self.stage.set_lr()
+        self.stage.begin_step(self.progress.step)
         loss = self.stage.loss(self.progress.step, users, positives,
                                negatives)
         self.stage.optimizer.zero_grad()

@@ -13,6 +13,7 @@ from pyg_nodequant.nn import (
     NodeAwareQuantizer,
     QuantLightGCN,
     TransformRows,
+    stored_table,
 )
 from pyg_nodequant.runtime import (
     Catalogue,
@@ -133,17 +134,8 @@ def pack_rows(quantizer: NodeAwareQuantizer, x: Tensor,
     one of items.
     """
     stored = quantizer.encode(x)
-
-    def table(part: slice) -> PackedTable:
-        offset = stored.offset
-        return PackedTable.from_codes(
-            stored.codes[part].cpu().numpy(),
-            stored.widths[part].cpu().numpy(),
-            scale=stored.scale[part].cpu().numpy(),
-            offset=None if offset is None else offset[part].cpu().numpy(),
-            centered=offset is None)
-
-    return table(slice(0, num_users)), table(slice(num_users, None))
+    return (stored_table(stored, slice(0, num_users)),
+            stored_table(stored, slice(num_users, None)))
 
 
 def pack_axes(rows: TransformRows, kind: int) -> PackedTable:

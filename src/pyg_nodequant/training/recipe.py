@@ -329,5 +329,6 @@ def new_model(config: ExperimentConfig, data: Interactions) -> QuantLightGCN:
         return QuantLightGCN(data.num_nodes, config.model.embedding_dim,
                              config.model.num_layers, quant=config.quant,
                              degree=data.degree("train"),
+                             num_users=data.num_users,
                              cosine_temperature=config.loss
                              .cosine_temperature)

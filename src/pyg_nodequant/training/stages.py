@@ -136,6 +136,10 @@ class Stage(ABC):
         r"""Puts the model into the state this stage trains it in."""
         self.model.quantization_enabled = True
 
+    def begin_step(self, step: int) -> None:
+        r"""Makes what is random within a step a function of seed and step."""
+        self.model.seed_noise(2 * (self.config.seed * 1_000_003 + step))
+
     def set_lr(self) -> float:
         r"""Sets and returns this step's learning rate."""
         factor = self.schedule.factor()
