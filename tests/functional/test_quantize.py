@@ -238,6 +238,47 @@ def test_fake_quantize_gradients(offset):
     assert inside > 5 and outside > 5
 
 
+def test_noise_instead_of_rounding():
+    x, bits, delta, mu = rows()
+    noise = F.rounding_noise(x, 4)
+    out = F.fake_quantize(x, bits, delta, mu, noise)
+    for i in range(8):
+        levels = 2.0**int(bits[i]) - 1
+        for k in range(6):
+            position = float((x[i, k] - mu[i]) / delta[i])
+            code = min(max(position, 0.0), 1.0) * levels + float(noise[i, k])
+            assert float(out[i, k]) == pytest.approx(
+                code / levels * float(delta[i]) + float(mu[i]))
+    assert (out - x).abs().max() > 0  # zero noise gives the clamped values
+    still = F.fake_quantize(x, bits, delta, mu, torch.zeros_like(x))
+    low, high = F.column(mu), F.column(mu + delta)
+    torch.testing.assert_close(still, x.clamp(low, high))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.37])
+def test_noise_has_exact_gradients(offset):
+    x, bits, delta, mu = rows()
+    noise = F.rounding_noise(x, 4)
+    leaves = [t.requires_grad_() for t in (x, bits - offset, delta, mu)]
+    assert torch.autograd.gradcheck(
+        lambda *given: F.fake_quantize(*given, noise), leaves)
+
+
+def test_noise_of_a_width_of_zero():
+    x = torch.randn(1, 4)
+    out = F.fake_quantize(x, torch.zeros(1), torch.ones(1), torch.ones(1),
+                          F.rounding_noise(x, 1))
+    assert out.tolist() == [[1.0] * 4]
+
+
+def test_safe_sqrt():
+    square = torch.tensor([0.0, 4.0], requires_grad=True)
+    out = F.safe_sqrt(square)
+    assert out.tolist() == [0, 2]
+    out.sum().backward()
+    assert square.grad.tolist() == [0, 0.25]
+
+
 def test_stored_step():
     delta = torch.tensor([[3.0], [0.1], [0.7]])
     bits = torch.tensor([2, 1, 8])

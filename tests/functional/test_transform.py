@@ -387,6 +387,16 @@ def test_the_gradient_passes_the_grid():
     assert scale.grad.tolist() == [[1.0], [2.0], [3.0]]
 
 
+def test_a_grid_for_each_scale():
+    scale = torch.rand(6, 1, generator=torch.Generator().manual_seed(0)) * 9
+    grids = torch.tensor([[0.0, 1.0], [-3.0, 0.5]])
+    which = torch.arange(6) % 2
+    out = F.snap_log_scale(scale, grids[which].unsqueeze(1), 4)
+    for i in range(6):
+        assert torch.equal(out[i], F.snap_log_scale(scale[i], grids[i % 2],
+                                                    4))
+
+
 def test_grids():
     grid = F.log_grid(table(50).mul(3).exp(), 4)
     assert grid.shape == (2, ) and grid.dtype == torch.float32
