@@ -47,8 +47,7 @@ def unfused(x, bits, low, high, noise=None):
 
 
 def test_neighbour_bits():
-    low, high = F.neighbour_bits(BITS.requires_grad_())
-    BITS.requires_grad_(False)
+    low, high = F.neighbour_bits(BITS.clone().requires_grad_())
     assert low.tolist() == [0, 1, 1, 2, 3, 4, 7, 7]
     assert high.tolist() == [1, 2, 2, 3, 4, 5, 8, 8]
     assert not low.requires_grad and not high.requires_grad

@@ -271,6 +271,32 @@ def test_noise_of_a_width_of_zero():
     assert out.tolist() == [[1.0] * 4]
 
 
+def test_centred_values_keep_their_digits():
+    x = torch.linspace(-1e-3, 1e-3, 64)[None]
+    bits, delta = torch.tensor([8.0]), torch.tensor([1.0])
+    out = F.fake_quantize(x, bits, delta, -delta / 2, None, True)
+    code = F.quantize(x, bits, delta, -delta / 2).double()
+    exact = (code - 127.5) / 255
+    assert ((out - exact).abs() <= 2e-7 * exact.abs()).all()
+    loose = F.fake_quantize(x, bits, delta, -delta / 2)
+    assert ((loose - exact).abs() > 2e-6 * exact.abs()).any()
+    assert torch.allclose(out, loose, atol=1e-6)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_centred_gradients_are_those_of_others(noisy):
+    x, bits, delta, _ = rows()
+    noise = F.rounding_noise(x, 3) if noisy else None
+    found = []
+    for centered in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (x, bits, delta)]
+        out = F.fake_quantize(*leaves, -leaves[2] / 2, noise, centered)
+        out.square().sum().backward()
+        found.append([out, *(leaf.grad for leaf in leaves)])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b)
+
+
 def test_safe_sqrt():
     square = torch.tensor([0.0, 4.0], requires_grad=True)
     out = F.safe_sqrt(square)

@@ -10,7 +10,7 @@ import torch
 
 from pyg_nodequant import NodeAwareQuantEmbedding
 
-RANGES = ["symmetric", "minmax", "learned"]
+RANGES = ["symmetric", "minmax", "learned", "meanstd", "mse"]
 DEGREE = torch.tensor([1.0, 2.0, 4.0, 9.0, 50.0, 3.0])
 
 

@@ -22,7 +22,7 @@ from pyg_nodequant import functional as F
 USERS, ITEMS, DIM, LAYERS = 6, 9, 4, 3
 N = USERS + ITEMS
 WHERE = ["input", "output", "both"]
-RANGES = ["symmetric", "minmax", "learned"]
+RANGES = ["symmetric", "minmax", "learned", "meanstd", "mse"]
 
 
 def graph(directed: bool = False) -> torch.Tensor:

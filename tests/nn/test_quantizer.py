@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from pyg_nodequant import BitWidthController, NodeAwareQuantizer, PackedTable
 from pyg_nodequant import functional as F
-from pyg_nodequant.nn import RowCodes
+from pyg_nodequant.config import SYMMETRIC_RANGES
+from pyg_nodequant.nn import RowCodes, stored_table
 
-RANGES = ["symmetric", "minmax", "learned"]
+RANGES = ["symmetric", "minmax", "learned", "meanstd", "mse"]
 WIDTHS = torch.arange(1, 9)
 
 
@@ -42,6 +43,10 @@ def test_forward_is_the_formula(range):
     bits = quantizer.controller()
     if range == "minmax":
         delta, mu = F.minmax_range(x)
+    elif range == "meanstd":
+        delta, mu = F.meanstd_range(x, bits)
+    elif range == "mse":
+        delta, mu = F.mse_range(x, bits)
     else:  # learned ranges start from the symmetric ones
         delta, mu = F.symmetric_range(x, bits)
     expected = F.fake_quantize(x, bits, delta, mu)
@@ -85,7 +90,7 @@ def test_what_is_packed_is_what_eval_returns(seed, range, scale):
     quantizer.eval()
     stored = quantizer.encode(x)
     assert stored.widths.tolist() == WIDTHS.tolist()
-    assert (stored.offset is None) == (range == "symmetric")
+    assert (stored.offset is None) == (range in SYMMETRIC_RANGES)
     table = to_table(stored)
     assert np.array_equal(table.codes(), stored.codes.numpy())
     assert np.array_equal(table.scale, stored.scale.numpy())
@@ -147,13 +152,14 @@ def test_width_of_zero():
 
 def test_rows_of_zeros_and_constants():
     x = torch.tensor([[0.0] * 4, [3.0] * 4])
-    for range in ["symmetric", "minmax"]:
+    for range in ["symmetric", "mse", "meanstd", "minmax"]:
         quantizer = NodeAwareQuantizer(2, 4, range=range).eval()
         out = quantizer(x)
         assert out[0].tolist() == [0] * 4
         assert np.allclose(to_table(quantizer.encode(x)).dequantize(),
                            out.numpy(), atol=1e-6)
-    assert out[1].tolist() == [3.0] * 4
+        if range not in SYMMETRIC_RANGES:
+            assert out[1].tolist() == [3.0] * 4
 
 
 def test_learned_ranges_are_started_by_the_first_batch():
@@ -262,7 +268,7 @@ def test_what_cannot_be_packed():
 
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="'range' needs to be one of "
-                       r"symmetric, minmax, learned \(got 'x'\)"):
+                       r"symmetric, minmax, learned, meanstd, mse \(got 'x'\)"):
         NodeAwareQuantizer(3, 4, range="x")
     with pytest.raises(ValueError, match=r"'controller' needs to be for 3 "
                        r"nodes \(got one for 2\)"):
@@ -273,3 +279,310 @@ def test_repr():
     assert repr(NodeAwareQuantizer(3, 4)) == (
         "NodeAwareQuantizer(3, 4, range=symmetric, "
         "controller=BitWidthController(3, bits=1..8, avg=4.00))")
+
+
+# Estimators ----------------------------------------------------------------
+
+
+def test_lsq_scales_the_gradients_of_ranges():
+    gradients = {}
+    for estimator in ("ste", "lsq"):
+        quantizer, x = make("learned")
+        quantizer.estimator = estimator
+        out = quantizer(x)
+        (out * torch.arange(16)).sum().backward()
+        gradients[estimator] = (out, quantizer.log_delta.grad,
+                                quantizer.mu.grad)
+    factor = (16 * (2.0**WIDTHS - 1)).rsqrt()
+    plain, scaled = gradients["ste"], gradients["lsq"]
+    assert torch.equal(plain[0], scaled[0])
+    for a, b in zip(plain[1:], scaled[1:]):
+        assert float(a.abs().sum()) > 0
+        torch.testing.assert_close(b, a * factor)
+
+
+def test_lsq_needs_learned_ranges():
+    for range in set(RANGES) - {"learned"}:
+        with pytest.raises(ValueError, match=rf"learned for estimator lsq "
+                           rf"\(got '{range}'\)"):
+            NodeAwareQuantizer(3, 4, range=range, estimator="lsq")
+    NodeAwareQuantizer(3, 4, range="learned", estimator="lsq")
+
+
+@pytest.mark.parametrize("range", RANGES)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_noise_instead_of_rounding(range, frozen):
+    quantizer, x = make(range, frozen)
+    expected = quantizer.eval()(x)
+    quantizer.train().estimator = "noise"
+    quantizer.noise_seed = 5
+    out = quantizer(x)
+    noise = F.rounding_noise(x, 5)
+    # What is served, before it is rounded to the grid of its row.
+    bits = quantizer.controller().detach()
+    stored = quantizer.encode(x)
+    if frozen:
+        step = stored.scale.unsqueeze(-1)
+        levels = F.column(F.num_levels(bits))
+        low = (-step * levels / 2 if stored.offset is None
+               else stored.offset.unsqueeze(-1))
+        ideal = x.clamp(low, low + step * levels) + noise * step
+        torch.testing.assert_close(out, ideal, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(out, expected)
+    assert torch.equal(quantizer(x), out)  # a function of the seed
+    quantizer.noise_seed = 6
+    assert not torch.equal(quantizer(x), out)
+    assert torch.equal(quantizer.eval()(x), expected)  # rounds
+
+
+def test_noise_without_a_seed_follows_torch():
+    quantizer, x = make("symmetric")
+    quantizer.estimator = "noise"
+    torch.manual_seed(0)
+    first = quantizer(x)
+    assert not torch.equal(quantizer(x), first)
+    torch.manual_seed(0)
+    assert torch.equal(quantizer(x), first)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_noise_trains_everything(frozen):
+    quantizer, x = make("learned", frozen)
+    quantizer.estimator = "noise"
+    x.requires_grad_()
+    quantizer(x).square().sum().backward()
+    trained = {"log_delta": quantizer.log_delta, "mu": quantizer.mu, "x": x}
+    if not frozen:
+        trained["alpha"] = quantizer.controller.alpha
+    for parameter in trained.values():
+        assert float(parameter.grad.abs().sum()) > 0
+
+
+# Gradients of the widths ---------------------------------------------------
+
+
+@pytest.mark.parametrize("range", RANGES)
+def test_interpolated_rows(range):
+    quantizer, x = make(range, frozen=False)
+    with torch.no_grad():  # well between whole widths, within the bounds
+        quantizer.controller.set_bits(WIDTHS * 0.8 + 0.7)
+    quantizer.width_gradient = "interpolated"
+    bits = quantizer.controller()
+    out = quantizer(x)
+    ends = []
+    for whole in F.neighbour_bits(bits):
+        other, _ = make(range)  # started alike, if learned
+        if range == "learned":
+            other.load_state_dict(quantizer.state_dict())
+        other.train().controller.unfreeze()
+        delta, mu = other._range(x, whole, None)
+        ends.append(F.fake_quantize(x, whole, delta, mu).detach())
+    f = F.column(bits - bits.floor()).detach()
+    torch.testing.assert_close(out, (1 - f) * ends[0] + f * ends[1])
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(9))
+    alpha = quantizer.controller.alpha
+    (grad, ) = torch.autograd.grad((out * weight).sum(), alpha)
+    (slope, ) = torch.autograd.grad(bits.sum(), alpha)
+    apart = ((ends[1] - ends[0]) * weight).sum(-1)
+    torch.testing.assert_close(grad, slope * apart, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("range", RANGES)
+def test_interpolation_is_nothing_once_widths_are_whole(range):
+    plain, x = make(range, frozen=False)
+    other = copy.deepcopy(plain)
+    other.width_gradient = "interpolated"
+    assert not torch.equal(other(x), plain(x))
+    for quantizer in (plain, other):
+        quantizer.eval()
+    assert torch.equal(other(x), plain(x))
+    for quantizer in (plain, other):
+        quantizer.train().controller.freeze()
+    assert torch.equal(other(x), plain(x))
+
+
+# Row scales ----------------------------------------------------------------
+
+SCALES = ["log8", "group"]
+
+
+def scaled(row_scale: str, range: str = "symmetric", seed: int = 0,
+           spread: float = 1.0):
+    """A quantizer of 40 nodes in two groups, and rows of many sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(40, 16, generator=generator)
+    x *= torch.randn(40, 1, generator=generator).exp() * spread
+    x[3] = 0
+    groups = torch.arange(40) // 25
+    quantizer = NodeAwareQuantizer(40, 16, range=range, row_scale=row_scale,
+                                   groups=groups)
+    quantizer.controller.freeze(torch.arange(40) % 8 + 1)
+    return quantizer, x
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), range=st.sampled_from(SYMMETRIC_RANGES),
+       row_scale=st.sampled_from(SCALES), calibrated=st.booleans(),
+       spread=st.sampled_from([1e-2, 1.0, 100.0]))
+def test_what_is_packed_is_what_is_trained(seed, range, row_scale, calibrated,
+                                           spread):
+    quantizer, x = scaled(row_scale, range, seed, spread)
+    if calibrated:
+        quantizer.calibrate(x)
+        x = x * 1.2  # as fine-tuning may move them
+    out = quantizer(x).detach().numpy()
+    assert np.array_equal(quantizer.eval()(x).detach().numpy(), out)
+    stored = quantizer.encode(x)
+    for part in (slice(0, 25), slice(25, 40)):
+        table = stored_table(stored, part)
+        size = np.abs(out[part]).max(axis=1, keepdims=True)
+        error = np.abs(table.dequantize() - out[part])
+        assert (error <= 4e-7 * size).all()
+        assert np.array_equal(table.codes(), stored.codes[part].numpy())
+
+
+@pytest.mark.parametrize("range", SYMMETRIC_RANGES)
+def test_logarithmic_scales_are_close(range):
+    quantizer, x = scaled("log8", range)
+    plain = NodeAwareQuantizer(40, 16, quantizer.controller, range)
+    a, b = quantizer.encode(x), plain.encode(x)
+    live = b.scale > 0
+    assert live.sum() == 39 and not a.scale[~live].any()
+    ratio = a.scale[live] / b.scale[live]
+    grids = a.grids[live][:, 1]
+    # Half a step of the grid, and the rounding of a float16.
+    assert (ratio.log2().abs() <= grids / 2 + 1e-3).all()
+    assert float(grids.max()) < 0.1
+    assert a.grids.shape == (40, 2)
+    assert a.grids[:25].unique(dim=0).shape == (1, 2)
+    assert not torch.equal(a.grids[0], a.grids[30])
+
+
+def test_group_scales_are_root_mean_squares():
+    quantizer, x = scaled("group")
+    own = F.symmetric_range(x, quantizer.controller.bit_width.float())[0]
+    stored = quantizer.encode(x)
+    widths = stored.widths.long()
+    own = own.squeeze(-1) / (2.0**widths - 1)
+    seen = set()
+    for i in range(40):
+        mates = (widths == widths[i]) & (
+            (torch.arange(40) >= 25) == (i >= 25))
+        expected = own[mates].square().mean().sqrt().half().float()
+        assert float(stored.scale[i]) == pytest.approx(float(expected),
+                                                       rel=1e-3)
+        seen.add(float(stored.scale[i]))
+    assert len(seen) == 16
+    assert stored.groups.tolist() == [0] * 25 + [1] * 15
+
+
+def test_scales_of_all_widths_still_trained_are_those_served():
+    for row_scale in SCALES:
+        quantizer, x = scaled(row_scale)
+        quantizer.controller.unfreeze()
+        quantizer.controller.set_bits(torch.arange(40) % 8 + 1.2)
+        loose = quantizer(x)
+        plain = NodeAwareQuantizer(40, 16, quantizer.controller)
+        assert torch.equal(loose, plain(x))  # no scale is stored yet
+        served = quantizer.eval()(x)
+        assert not torch.equal(served, plain.eval()(x))
+        stored = quantizer.encode(x)
+        quantizer.train().controller.freeze()
+        assert torch.equal(quantizer(x), served)
+        assert torch.equal(quantizer.encode(x).codes, stored.codes)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("row_scale", SCALES)
+def test_rows_of_some_nodes_with_scales_of_all(row_scale, calibrated):
+    quantizer, x = scaled(row_scale)
+    if calibrated:
+        quantizer.calibrate(x)
+    n_id = torch.tensor([39, 0, 7, 7, 26])
+    whole = quantizer(x)
+    assert torch.equal(quantizer(x[n_id], n_id, x), whole[n_id])
+    part, stored = quantizer.encode(x[n_id], n_id, x), quantizer.encode(x)
+    for a, b in zip(part, stored):
+        assert (a is None and b is None) or torch.equal(a, b[n_id])
+    if row_scale == "log8" and calibrated:  # the grid is fixed: no need
+        assert torch.equal(quantizer(x[n_id], n_id), whole[n_id])
+        return
+    for call in (quantizer, quantizer.encode):
+        with pytest.raises(ValueError, match=rf"'table' needs to hold the "
+                           rf"rows of all nodes for row scales of the form "
+                           rf"{row_scale} \(got None\)"):
+            call(x[n_id], n_id)
+        with pytest.raises(ValueError, match=r"'x' needs shape \[40, 16\]"):
+            call(x[n_id], n_id, x[:5])
+
+
+def test_fixed_grids_stay_while_rows_move():
+    quantizer, x = scaled("log8")
+    quantizer.calibrate(x)
+    grids = quantizer.encode(x).grids
+    moved = quantizer.encode(3 * x)
+    assert torch.equal(moved.grids, grids)
+    # Beyond the ends of its grid, an octave from the largest, a scale stays.
+    assert not torch.equal(moved.scale, quantizer.encode(x).scale)
+    far = quantizer.encode(1e4 * x).scale
+    assert torch.equal(quantizer.encode(1e6 * x).scale, far)
+    assert len(far.unique()) == 3  # two grids, and 0
+    other, _ = scaled("log8")
+    other.load_state_dict(quantizer.state_dict())
+    assert torch.equal(other.encode(3 * x).grids, grids)
+    other.reset_parameters()
+    assert not torch.equal(other.encode(3 * x).grids, grids)
+
+
+def test_grids_are_fixed_by_all_rows_of_frozen_widths():
+    quantizer, x = scaled("log8")
+    quantizer.controller.unfreeze()
+    quantizer.calibrate(x)
+    assert quantizer.stored_scale.needs_all
+    quantizer.controller.freeze()
+    with pytest.raises(ValueError, match=r"'x' needs shape \[40, 16\]"):
+        quantizer.calibrate(x[:3], torch.arange(3))
+    quantizer.calibrate(x)
+    assert not quantizer.stored_scale.needs_all
+
+
+@pytest.mark.parametrize("row_scale", SCALES)
+def test_gradients_pass_stored_scales(row_scale):
+    quantizer, x = scaled(row_scale)
+    x.requires_grad_()
+    quantizer(x).square().sum().backward()
+    assert bool(x.grad.isfinite().all())
+    assert (x.grad.abs().sum(-1) > 0).sum() >= 39
+
+
+def test_the_gradient_of_a_shared_scale_reaches_all_rows():
+    quantizer, x = scaled("group")
+    n_id = torch.tensor([8])  # shares its scale with 0, 16 and 24
+    table = x.clone().requires_grad_()
+    quantizer(x[n_id], n_id, table).square().sum().backward()
+    assert table.grad.abs().sum(-1).nonzero().flatten().tolist() == [
+        0, 8, 16, 24]
+
+
+def test_scales_that_need_symmetric_ranges():
+    for range in set(RANGES) - set(SYMMETRIC_RANGES):
+        with pytest.raises(ValueError, match="'range' needs to be one of "
+                           "symmetric, mse for row scales"):
+            NodeAwareQuantizer(3, 4, range=range, row_scale="log8")
+    with pytest.raises(ValueError, match="'row_scale' needs to be one of "
+                       r"float16, log8, group \(got 'x'\)"):
+        NodeAwareQuantizer(3, 4, row_scale="x")
+    for name in ("estimator", "width_gradient"):
+        with pytest.raises(ValueError, match=f"'{name}' needs to be one of"):
+            NodeAwareQuantizer(3, 4, **{name: "x"})
+
+
+def test_logarithmic_scales_know_no_float16():
+    quantizer, x = scaled("log8", spread=1e9)
+    out = quantizer(x).detach().numpy()
+    table = stored_table(quantizer.encode(x), slice(0, 25))
+    assert np.abs(out).max() > 65504
+    size = np.abs(out[:25]).max(axis=1, keepdims=True)
+    assert (np.abs(table.dequantize() - out[:25]) <= 4e-7 * size).all()
+    with pytest.raises(ValueError, match="does not fit a float32"):
+        quantizer.encode(x * 1e15)

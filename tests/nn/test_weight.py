@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from pyg_nodequant import NodeAwareQuantEmbedding
 from pyg_nodequant.nn import NodeAwareQuantWeight
 
-RANGES = ["symmetric", "minmax", "learned"]
+RANGES = ["symmetric", "minmax", "learned", "meanstd", "mse"]
 
 
 def make(padding_idx=None, **kwargs) -> torch.nn.Embedding:

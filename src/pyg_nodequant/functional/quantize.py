@@ -169,17 +169,21 @@ def dequantize(codes: Tensor, bits: Tensor, delta: Tensor,
     return codes.to(delta.dtype) / levels.clamp(min=1) * delta + mu
 
 
+def _code(position: Tensor, levels: Tensor,
+          noise: Optional[Tensor]) -> Tensor:
+    out = position * levels
+    if noise is None:
+        return out.round_()
+    # No noise where there are no levels.
+    return out.addcmul_(noise, (levels > 0).to(noise.dtype))
+
+
 def code_ratio(position: Tensor, levels: Tensor,
                noise: Optional[Tensor]) -> Tensor:
     r"""The code over its largest, :math:`v / s`, of clamped positions in
     :math:`[0, 1]`; with noise, :math:`t + u / s` instead of rounding.
     """
-    out = position * levels
-    if noise is None:
-        out.round_()
-    else:  # none where there are no levels
-        out.addcmul_(noise, (levels > 0).to(noise.dtype))
-    return out.div_(levels.clamp(min=1e-12))
+    return _code(position, levels, noise).div_(levels.clamp(min=1e-12))
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -187,10 +191,14 @@ class _FakeQuantize(torch.autograd.Function):
     # backward pass, where the codes are computed again.
     @staticmethod
     def forward(ctx: Any, x: Tensor, levels: Tensor, delta: Tensor,
-                mu: Tensor, noise: Optional[Tensor]) -> Tensor:
+                mu: Tensor, noise: Optional[Tensor],
+                centered: bool) -> Tensor:
         ctx.save_for_backward(x, levels, delta, mu, noise)
         position = row_position(x, delta, mu).clamp_(0, 1)
-        return code_ratio(position, levels, noise).mul_(delta).add_(mu)
+        if not centered:
+            return code_ratio(position, levels, noise).mul_(delta).add_(mu)
+        out = _code(position, levels, noise).sub_(levels / 2)
+        return out.div_(levels.clamp(min=1e-12)).mul_(delta)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Optional[Tensor], ...]:
@@ -200,7 +208,7 @@ class _FakeQuantize(torch.autograd.Function):
         inside = (position >= 0) & (position <= 1) & (delta > 0)
         grad_x = torch.where(inside, grad, 0).sum_to_size(x.shape)
         if not any(ctx.needs_input_grad[1:]):
-            return grad_x, None, None, None, None
+            return grad_x, None, None, None, None, None
         position.clamp_(0, 1)
         ratio = code_ratio(position, levels, noise)
         residual = ratio - position
@@ -209,11 +217,12 @@ class _FakeQuantize(torch.autograd.Function):
         grad_mu = torch.where(inside, 0, grad)
         return (grad_x, grad_levels.sum_to_size(levels.shape),
                 grad_delta.sum_to_size(delta.shape),
-                grad_mu.sum_to_size(mu.shape), None)
+                grad_mu.sum_to_size(mu.shape), None, None)
 
 
 def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor, mu: Tensor,
-                  noise: Optional[Tensor] = None) -> Tensor:
+                  noise: Optional[Tensor] = None,
+                  centered: bool = False) -> Tensor:
     r"""Quantizes and dequantizes, differentiably.
 
     Rounding passes gradients straight through (`"Estimating or Propagating
@@ -243,6 +252,9 @@ def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor, mu: Tensor,
         noise (Tensor, optional): Numbers in :math:`[-\frac{1}{2},
             \frac{1}{2}]`, in steps, added instead of rounding, shape
             :math:`(B, d)`.
+        centered (bool, optional): Whether :math:`\mu = -\Delta / 2` for all;
+            :math:`q = (v - s / 2) / s \cdot \Delta` then keeps the digits of
+            values much smaller than their range.
 
     Returns:
         :math:`q` of shape :math:`(B, d)`.
@@ -254,7 +266,8 @@ def fake_quantize(x: Tensor, bits: Tensor, delta: Tensor, mu: Tensor,
         tensor([[0.0000, 0.3333, 1.0000]])
     """
     out: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
-        x, column(num_levels(bits)), column(delta), column(mu), noise)
+        x, column(num_levels(bits)), column(delta), column(mu), noise,
+        centered)
     return out
 
 

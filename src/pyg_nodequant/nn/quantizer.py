@@ -202,7 +202,9 @@ class NodeAwareQuantizer(torch.nn.Module):
                 noise = F.rounding_noise(rows, self.noise_seed)
             if self.is_snapped:
                 _, delta, mu, _ = self._stored(rows, bits, n_id, table)
-                out = F.fake_quantize(rows, bits, delta, mu, noise)
+                # Rows that share a scale may be far smaller than their range.
+                out = F.fake_quantize(rows, bits, delta, mu, noise,
+                                      self.stored_scale.form == "group")
             elif self.width_gradient == "interpolated":
                 low, high = (self._range(rows, whole, n_id)
                              for whole in F.neighbour_bits(bits))
