@@ -79,7 +79,34 @@ def test_choices():
     (NodeQuantConfig, dict(where="middle"), "'quant.where' needs to be one "
      "of output, input, both (got 'middle')"),
     (NodeQuantConfig, dict(range="x"), "'quant.range' needs to be one of "
-     "symmetric, minmax, learned (got 'x')"),
+     "symmetric, minmax, learned, meanstd, mse (got 'x')"),
+    (NodeQuantConfig, dict(estimator="x"), "'quant.estimator' needs to be "
+     "one of ste, lsq, noise (got 'x')"),
+    (NodeQuantConfig, dict(width_gradient="x"), "'quant.width_gradient' "
+     "needs to be one of levels, interpolated (got 'x')"),
+    (NodeQuantConfig, dict(row_scale="x"), "'quant.row_scale' needs to be "
+     "one of float16, log8, group (got 'x')"),
+    (NodeQuantConfig, dict(estimator="lsq"), "'quant.range' needs to be "
+     "learned for 'quant.estimator' = lsq, which scales the gradients of "
+     "ranges (got 'symmetric')"),
+    (NodeQuantConfig, dict(width_gradient="interpolated"),
+     "'quant.width_gradient' needs to be levels for recipe 'node_aware', "
+     "whose widths have no gradient (got 'interpolated')"),
+    (NodeQuantConfig, dict(recipe="float", width_gradient="interpolated"),
+     "'quant.width_gradient' needs to be levels for recipe 'float', whose "
+     "widths have no gradient (got 'interpolated')"),
+    (NodeQuantConfig, dict(recipe="transform", estimator="noise"),
+     "'quant.estimator' needs to be ste for recipe 'transform' "
+     "(got 'noise')"),
+    (NodeQuantConfig, dict(recipe="float", row_scale="log8"),
+     "'quant.row_scale' needs to be float16 for recipe 'float' "
+     "(got 'log8')"),
+    (NodeQuantConfig, dict(row_scale="log8", range="meanstd"),
+     "'quant.where' needs to be output and 'quant.range' one of symmetric, "
+     "mse for 'quant.row_scale' = log8 (got output and meanstd)"),
+    (NodeQuantConfig, dict(row_scale="group", where="both"),
+     "'quant.where' needs to be output and 'quant.range' one of symmetric, "
+     "mse for 'quant.row_scale' = group (got both and symmetric)"),
     (NodeQuantConfig, dict(max_bits=0),
      "'quant.max_bits' needs to be an integer in [1, 8] (got 0)"),
     (NodeQuantConfig, dict(max_bits=99),

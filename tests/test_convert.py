@@ -8,12 +8,14 @@ from torch_geometric.nn import LightGCN, MetaPath2Vec
 
 from pyg_nodequant import (
     NodeAwareQuantEmbedding,
+    NodeAwareQuantizer,
     NodeQuantConfig,
     PackedEmbedding,
     QuantLightGCN,
     convert_,
     quantize_,
 )
+from pyg_nodequant.config import RANGES
 from pyg_nodequant.convert import Replaced
 from pyg_nodequant.nn import NodeAwareQuantWeight
 
@@ -239,7 +241,7 @@ def test_an_embedding_by_itself():
 
 @pytest.mark.parametrize("make, weight_access", [
     (Calls, False), (Calls, True), (MatrixFactorization, True)])
-@pytest.mark.parametrize("range", ["symmetric", "minmax", "learned"])
+@pytest.mark.parametrize("range", RANGES)
 def test_convert(make, weight_access, range):
     model, index = make(), torch.tensor([0, 4, 4])
     quantize_(model, NodeQuantConfig(range=range), weight_access=weight_access)
@@ -304,3 +306,24 @@ def test_convert_what_does_not_fit():
     with pytest.raises(ValueError, match="'b' cannot be packed: .*float16"):
         convert_(model)
     assert type(model["a"]) is NodeAwareQuantEmbedding
+
+
+@pytest.mark.parametrize("weight_access", [False, True])
+def test_options_reach_the_quantizers(weight_access):
+    model = Calls()
+    config = NodeQuantConfig("paper", range="learned", estimator="lsq",
+                             width_gradient="interpolated")
+    quantize_(model, config, weight_access=weight_access)
+    found = [m for m in model.modules() if isinstance(m, NodeAwareQuantizer)]
+    assert len(found) == 2
+    for quantizer in found:
+        assert quantizer.estimator == "lsq"
+        assert quantizer.width_gradient == "interpolated"
+
+
+def test_no_other_row_scales_in_place():
+    model = Calls()
+    with pytest.raises(ValueError, match="'quant.row_scale' needs to be "
+                       r"float16 to quantize a model in place \(got 'log8'"):
+        quantize_(model, NodeQuantConfig(row_scale="log8"))
+    assert not any(isinstance(m, NodeAwareQuantizer) for m in model.modules())

@@ -23,8 +23,8 @@ def test_degree_bins(degrees, bins):
 
 def test_degree_bins_of_different_degrees_are_equal_in_size():
     degree = torch.randperm(160, generator=torch.Generator().manual_seed(0))
-    for given in (degree, degree.float(), degree.view(1, -1)[0]):
-        assert F.degree_bins(given).bincount().tolist() == [10] * 16
+    for values in (degree, degree.float(), degree.view(1, -1)[0]):
+        assert F.degree_bins(values).bincount().tolist() == [10] * 16
     assert F.degree_bins(torch.empty(0)).tolist() == []
 
 

@@ -564,3 +564,84 @@ def test_export(where):
     program = torch.export.export(model, (EDGES, label)).module()
     assert torch.allclose(program(EDGES, label), model(EDGES, label),
                           atol=1e-6)
+
+
+# Row scales and noise.
+
+
+@pytest.mark.parametrize("num_users", [None, USERS])
+def test_groups_of_row_scales(num_users):
+    degree = torch.arange(N) % 5 + 1.0
+    kinds = [0] * USERS + [int(num_users is not None)] * (N - USERS)
+    for row_scale in ("log8", "group"):
+        model = make(quant=NodeQuantConfig(row_scale=row_scale),
+                     num_users=num_users)
+        groups = model.output_quantizer.stored_scale.groups.long()
+        assert (groups // (16 if row_scale == "group" else 1)).tolist() == (
+            kinds)
+        assert model.embedding.quantizer.stored_scale.form == "float16"
+    for kind in set(kinds):
+        nodes = torch.tensor([k == kind for k in kinds])
+        assert (groups[nodes] % 16).tolist() == F.degree_bins(
+            degree[nodes], 16).tolist()
+
+
+def test_groups_without_degrees():
+    quant = NodeQuantConfig(row_scale="group")
+    model = QuantLightGCN(N, DIM, LAYERS, quant=quant, num_users=USERS)
+    assert model.output_quantizer.stored_scale.groups.tolist() == (
+        [0] * USERS + [1] * (N - USERS))
+    with pytest.raises(ValueError, match=rf"'degree' needs one entry for each "
+                       rf"of the {N} nodes \(got 3\)"):
+        QuantLightGCN(N, DIM, LAYERS, quant=quant, degree=torch.ones(3))
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("row_scale", ["log8", "group"])
+def test_stored_scales_of_some_nodes(row_scale, training, calibrated):
+    model = make(quant=NodeQuantConfig(row_scale=row_scale), num_users=USERS)
+    model.embedding.controller.freeze()
+    model.train(training)
+    if calibrated:
+        with torch.no_grad():
+            rows = model.propagate_embedding(model.embedding.weight, EDGES)
+        model.output_quantizer.calibrate(rows)
+    whole = model.get_embedding(EDGES)
+    n_id = torch.tensor([N - 1, 0, 3])
+    assert torch.equal(model.get_embedding(EDGES, n_id=n_id), whole[n_id])
+    other = QuantLightGCN(N, DIM, LAYERS, quant=model.quant)
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(other.train(training).get_embedding(EDGES), whole)
+    model.load_state_dict(make_float().state_dict(), strict=True)
+
+
+def test_noise_is_a_function_of_the_seed():
+    quant = NodeQuantConfig(where="both", estimator="noise")
+    model = make(quant=quant)
+    model.embedding.controller.freeze()
+    model.seed_noise(4)
+    first = model.get_embedding(EDGES)
+    assert torch.equal(model.get_embedding(EDGES), first)
+    assert (model.embedding.quantizer.noise_seed
+            != model.output_quantizer.noise_seed)
+    model.seed_noise(5)
+    assert not torch.equal(model.get_embedding(EDGES), first)
+    model.seed_noise(None)
+    torch.manual_seed(0)
+    a = model.get_embedding(EDGES)
+    assert not torch.equal(model.get_embedding(EDGES), a)
+    make("input", quant=NodeQuantConfig(where="input")).seed_noise(1)
+    plain = make("both")
+    plain.embedding.controller.freeze()
+    assert torch.equal(model.eval().get_embedding(EDGES),
+                       plain.eval().get_embedding(EDGES))
+
+
+@pytest.mark.parametrize("option, value", [
+    ("estimator", "noise"), ("width_gradient", "interpolated")])
+def test_options_reach_both_quantizers(option, value):
+    quant = NodeQuantConfig("paper", where="both", **{option: value})
+    model = make(quant=quant)
+    for quantizer in (model.embedding.quantizer, model.output_quantizer):
+        assert getattr(quantizer, option) == value

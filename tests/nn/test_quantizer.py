@@ -268,7 +268,8 @@ def test_what_cannot_be_packed():
 
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="'range' needs to be one of "
-                       r"symmetric, minmax, learned, meanstd, mse \(got 'x'\)"):
+                       "symmetric, minmax, learned, meanstd, mse "
+                       r"\(got 'x'\)"):
         NodeAwareQuantizer(3, 4, range="x")
     with pytest.raises(ValueError, match=r"'controller' needs to be for 3 "
                        r"nodes \(got one for 2\)"):

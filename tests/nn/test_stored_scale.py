@@ -74,3 +74,17 @@ def test_no_nodes():
 def test_wrong_groups(groups, message):
     with pytest.raises(ValueError, match=message):
         StoredScale(3, "group", groups)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_groups_are_loaded(fixed):
+    step, bits = torch.rand(4, 1) + 0.1, torch.ones(4)
+    for form in ("log8", "group"):
+        scale = StoredScale(4, form, torch.tensor([0, 0, 1, 2]))
+        if fixed:
+            scale.fix_grids(step, bits)
+        other = StoredScale(4, form)  # knows nothing of groups yet
+        other.load_state_dict(scale.state_dict())
+        assert torch.equal(other(step * 3, bits)[0], scale(step * 3, bits)[0])
+        assert other.needs_all == scale.needs_all == (
+            not fixed or form == "group")

@@ -142,6 +142,12 @@ def test_layouts_mix():
         (RowClasses(np.full((3, 8), 2), base.steps), None),
         (RowClasses([[1] * 8, [3] * 8], [[1.0], [2.0]], [[-.5], [-7.0]]),
          [1, 1, 1, 0]),
+        # A class each, symmetric: offsets that need float32 are left out.
+        (RowClasses([[1] * 8, [3] * 8], [[1.001], [0.3]],
+                    np.float32([[-.5], [-3.5]]) * np.float32(
+                        [[1.001], [0.3]])), [1, 17, 4, 0]),
+        (RowClasses([[1] * 8, [3] * 8], [[1.001], [0.3]],
+                    [[-.50051], [-1.05]]), [1, 17, 17, 0]),
         (RowClasses(base.widths), [2, 0, 0, 0]),
     ]
     for classes, heads in cases:

@@ -458,3 +458,16 @@ def test_groups_refuse(change, message):
         PackedTable.from_codes(codes, widths, **arguments)
     with pytest.raises(ValueError, match="'range' needs to be symmetric"):
         PackedTable.from_float([[1.0]], 1, "minmax", groups=[0])
+
+
+def test_codes_with_scales_on_a_grid():
+    given = {"codes": [[0, 1], [3, 0], [1, 1]], "widths": [1, 2, 1],
+             "scale": [1.0, 4.0, 2.0], "centered": True}
+    table = PackedTable.from_codes(**given, scale_dtype="log8", log=(-1, .5))
+    assert table.scale.tolist() == [1, 4, 2]
+    assert table.encode("t")[1]["t.log"].tolist() == [-1, .5]
+    assert table.dequantize().tolist() == [[-.5, .5], [6, -6], [1, 1]]
+    with pytest.raises(ValueError, match="'log' needs to be None for scales"):
+        PackedTable.from_codes(**given, log=(-1, 1))
+    with pytest.raises(ValueError, match="'log' needs to be None if 'groups'"):
+        PackedTable.from_codes(**given, groups=[0, 0, 1], log=(-1, 1))

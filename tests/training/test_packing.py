@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from pyg_nodequant.config import RANGES, WHERE, NodeQuantConfig
+from pyg_nodequant.config import (
+    RANGES,
+    SYMMETRIC_RANGES,
+    WHERE,
+    NodeQuantConfig,
+)
 from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.runtime import FloatTable, PackedRecommender, PackedTable
 from pyg_nodequant.training.evaluation import packed_topk, torch_topk
@@ -62,8 +67,48 @@ def test_what_is_packed_is_what_was_trained(recipe, where, range, data,
     widths = result.model.embedding.controller.bit_width.numpy()
     assert (packed.users.widths == widths[:120]).all()
     assert (packed.items.widths == widths[120:]).all()
-    assert (packed.users.offset is None) == (range == "symmetric")
+    assert (packed.users.offset is None) == (range in SYMMETRIC_RANGES)
     assert (packed.graph is not None) == (where == "input")
+
+
+@pytest.mark.parametrize("range", SYMMETRIC_RANGES)
+@pytest.mark.parametrize("row_scale", ["log8", "group"])
+@pytest.mark.parametrize("options", [
+    {"recipe": "node_aware"}, {"recipe": "uniform", "bits": 3},
+    {"recipe": "node_aware", "estimator": "noise"},
+    {"recipe": "paper"}, {"recipe": "paper", "estimator": "noise",
+                          "width_gradient": "interpolated"}])
+def test_cheaper_row_scales(options, row_scale, range, data, trained,
+                            tmp_path):
+    result = trained(**options, range=range, row_scale=row_scale,
+                     trainer={"refit": False})
+    packed = reopened(result, data, tmp_path)
+    rows = result.embedding()
+    assert_parity(packed, rows, data)
+    served = np.concatenate([packed.users.dequantize(),
+                             packed.items.dequantize()])
+    size = np.abs(served).max(axis=1, keepdims=True)
+    assert (np.abs(served - rows.numpy()) <= 4e-7 * size).all()
+    # What fine-tuning saw is what is served: training mode gives these rows.
+    if options.get("estimator") != "noise":
+        model = result.model.train()
+        assert torch.equal(model.get_embedding(result.edge_index), rows)
+        model.eval()
+    parts = packed.storage()["parts"]
+    assert parts["offsets"] == 0
+    assert parts["scales"] == (210 + 16 if row_scale == "log8" else 4)
+
+
+@pytest.mark.parametrize("recipe, options", [
+    ("node_aware", {"estimator": "noise"}),
+    ("node_aware", {"estimator": "lsq", "range": "learned"}),
+    ("paper", {"estimator": "noise", "width_gradient": "interpolated"}),
+    ("paper", {"width_gradient": "interpolated", "range": "meanstd"}),
+    ("paper", {"width_gradient": "interpolated", "estimator": "lsq",
+               "range": "learned", "where": "both"})])
+def test_other_estimators(recipe, options, data, trained, tmp_path):
+    result = trained(recipe, trainer={"refit": False}, **options)
+    assert_parity(reopened(result, data, tmp_path), result.embedding(), data)
 
 
 @pytest.mark.parametrize("where", WHERE)

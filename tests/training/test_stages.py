@@ -260,6 +260,19 @@ def test_distilled_users_are_a_function_of_seed_and_step(context):
     assert stage.sample_users(0).sort().values.tolist() == list(range(120))
 
 
+def test_noise_is_a_function_of_seed_and_step(context):
+    stage = FinetuneStage(context, 4)
+    seeds = set()
+    for seed in (0, 1):
+        stage.config = replace(stage.config, seed=seed)
+        for step in (0, 1, 2):
+            stage.begin_step(step)
+            model = context.model
+            seeds |= {model.embedding.quantizer.noise_seed,
+                      model.output_quantizer.noise_seed}
+    assert len(seeds) == 12
+
+
 @pytest.mark.parametrize("range", ["symmetric", "learned"])
 def test_what_each_stage_trains(data, settings, range):
     config = settings("paper", range=range)

@@ -11,7 +11,11 @@ from pyg_nodequant.training import Trainer
 from pyg_nodequant.training.checkpoint import CheckpointError, load_checkpoint
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.loop import TrainingError
-from pyg_nodequant.training.packing import embedding_bytes, pack_axes
+from pyg_nodequant.training.packing import (
+    embedding_bytes,
+    pack_axes,
+    pack_model,
+)
 from pyg_nodequant.training.recipe import new_model
 from pyg_nodequant.training.stages import (
     FinetuneStage,
@@ -50,7 +54,10 @@ def timeless(rows):
 # Determinism ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", ALL)
+@pytest.mark.parametrize("options", [
+    *ALL, {"recipe": "node_aware", "estimator": "noise"},
+    {"recipe": "paper", "estimator": "noise", "where": "both",
+     "width_gradient": "interpolated"}])
 def test_same_seed_same_bytes(options, data, settings, trained, packed_bytes):
     first = packed_bytes(trained(**options), data)
     torch.manual_seed(99)  # global randomness plays no part
@@ -118,6 +125,13 @@ RUNS = {
                        "where": "both"},
     "paper": {"recipe": "paper"},
     "no refit": {"recipe": "uniform", "trainer": {"refit": False}},
+    "noise": {"recipe": "node_aware", "estimator": "noise",
+              "row_scale": "log8", "trainer": {"refit": False}},
+    "shared scales": {"recipe": "node_aware", "row_scale": "group",
+                      "range": "mse", "trainer": {"refit": False}},
+    "interpolated": {"recipe": "paper", "estimator": "noise",
+                     "width_gradient": "interpolated",
+                     "trainer": {"refit": False}},
     "transform": TRANSFORM,
     "transform alone": {**TRANSFORM, "bpr_weight": 0.0, "scale_bits": 8,
                         "trainer": {"refit": False}},
@@ -142,6 +156,10 @@ STOPS = [
     ("paper", "select", "joint", None),
     ("paper", "refit", "joint", 16),
     ("no refit", "select", "finetune", 8),
+    ("noise", "select", "finetune", 8),
+    ("noise", "select", "finetune", None),
+    ("shared scales", "select", "finetune", 16),
+    ("interpolated", "select", "joint", 8),
     ("transform", "select", "float", None),
     ("transform", "select", "transform", 8),
     ("transform", "select", "transform", None),
@@ -403,6 +421,42 @@ def test_the_bytes_of_transform_stay_while_fine_tuning(trained):
         rows = trained(**options, finetune_steps=steps).model
         sizes.append(embedding_bytes(pack_axes(rows, 0), pack_axes(rows, 1)))
     assert sizes[0] == sizes[1] <= 7 * 210
+
+
+@pytest.mark.parametrize("recipe, option, value", [
+    ("node_aware", "range", "mse"), ("node_aware", "range", "meanstd"),
+    ("node_aware", "estimator", "noise"), ("node_aware", "row_scale", "log8"),
+    ("node_aware", "row_scale", "group"), ("uniform", "row_scale", "group"),
+    ("paper", "estimator", "noise"),
+    ("paper", "width_gradient", "interpolated")])
+def test_each_option_changes_what_is_trained(recipe, option, value, trained):
+    plain, other = trained(recipe), trained(recipe, **{option: value})
+    assert not torch.equal(plain.embedding(), other.embedding())
+    assert bool(other.embedding().isfinite().all())
+
+
+def test_lsq_changes_the_course_of_learned_ranges(trained):
+    plain = trained(range="learned")
+    scaled = trained(range="learned", estimator="lsq")
+    assert not torch.equal(plain.model.output_quantizer.log_delta,
+                           scaled.model.output_quantizer.log_delta)
+
+
+def test_interpolated_widths_pay_for_storage_too(trained):
+    bits = [trained("paper", lambda_storage=weight,
+                    width_gradient="interpolated").model.mean_bits
+            for weight in (0.0, 1e-1)]
+    assert bits[1] < bits[0]
+
+
+@pytest.mark.parametrize("row_scale", ["float16", "log8", "group"])
+@pytest.mark.parametrize("size", [5.0, 9.0])
+def test_budgets_hold_after_fine_tuning(size, row_scale, data, trained):
+    result = trained(bytes_per_node=size + 3, row_scale=row_scale,
+                     trainer={"refit": False})
+    packed = pack_model(result.model, result.edge_index, data)
+    taken = packed.storage()["embedding_bytes"]
+    assert 0.95 * 210 * (size + 3) <= taken <= 210 * (size + 3)
 
 
 def test_the_result(data, trained, settings):

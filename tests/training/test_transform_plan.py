@@ -359,7 +359,9 @@ def node_only(dim, size, **options):
     x = torch.randn(400, dim, generator=generator)
     weight = torch.randn(400, generator=generator).mul(2).exp()
     quant = NodeQuantConfig("node_aware", bytes_per_node=size, **options)
-    model = QuantLightGCN(400, dim, 1, quant=quant)
+    degree = torch.randperm(400, generator=generator) // 4
+    model = QuantLightGCN(400, dim, 1, quant=quant, degree=degree,
+                          num_users=250)
 
     def widths(total):
         return F.allocate_bits(weight, total / 400, quant.min_bits,
@@ -380,6 +382,55 @@ def test_node_budget(size, range):
     total = node_budget(*arguments)
     assert 400 <= total <= 3200
     assert 0.99 * 400 * size <= taken(total) <= 400 * size
+
+
+@pytest.mark.parametrize("range", ["symmetric", "mse"])
+@pytest.mark.parametrize("row_scale", ["log8", "group"])
+@pytest.mark.parametrize("dim, size", [(16, 9.0), (16, 16.0), (64, 24.0)])
+def test_node_budget_with_cheaper_scales(dim, size, row_scale, range):
+    arguments, taken = node_only(dim, size, row_scale=row_scale, range=range)
+    total = node_budget(*arguments)
+    assert 0.98 * 400 * size <= taken(total) <= 400 * size
+    # What scales do not take goes to codes: a byte of a row, or two of a
+    # shared scale, less what so few rows pay for the grids or the classes.
+    plain, _ = node_only(dim, size, range=range)
+    more = (total - node_budget(*plain)) * dim / 8 / 400
+    assert more > (0.5 if row_scale == "log8" else 0.4)
+
+
+@pytest.mark.parametrize("row_scale", ["log8", "group"])
+def test_node_budgets_hold_when_rows_move(row_scale):
+    arguments, _ = node_only(16, 12.0, row_scale=row_scale)
+    model, x, widths, budget = arguments[:4]
+    bits = widths(node_budget(*arguments))
+    model.embedding.controller.freeze(bits)
+    model.output_quantizer.calibrate(x)
+    for factor in (0.3, 1.0, 1.37, 5.0):
+        rows = (x * factor).roll(1, 1)
+        size = embedding_bytes(*pack_rows(model.output_quantizer, rows, 250))
+        assert 0.98 * budget <= size <= budget
+
+
+def test_few_groups_hold_a_budget_by_all_chances():
+    # A few classes, whose offsets may or may not all be float16.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(90, 8, generator=generator)
+    quant = NodeQuantConfig("node_aware", max_bits=3, row_scale="group")
+    model = QuantLightGCN(90, 8, 1, quant=quant)
+
+    def widths(total):
+        return F.allocate_bits(torch.arange(1.0, 91.0), total / 90, 1, 3)
+
+    def sizes(total):
+        model.embedding.controller.freeze(widths(total))
+        return [embedding_bytes(*pack_rows(model.output_quantizer, rows, 60))
+                for rows in x * torch.linspace(0.5, 2.0, 150).view(-1, 1, 1)]
+
+    # Just enough for this sum where they are not.
+    budget = min(sizes(130))
+    assert max(sizes(130)) > budget
+    total = node_budget(model, x, widths, budget, quant, 60)
+    assert 110 < total < 130 and max(sizes(total)) <= budget
 
 
 @pytest.mark.parametrize("dim, size", [(8, 8.0), (12, 11.0), (12, 14.5),

@@ -35,23 +35,22 @@ def scale_groups(
     degree: Optional[Tensor],
     num_users: Optional[int],
 ) -> Optional[Tensor]:
-    r"""The nodes that share a grid or a scale: one kind each, users or items,
-    and for :obj:`"group"` one bin of degrees.
+    r"""The nodes that share a grid or a scale, by number of their group: one
+    kind each, users or items, and for :obj:`"group"` one bin of degrees.
 
     Raises:
-        ValueError: If there are no degrees to group by.
+        ValueError: If not one degree is given for each node.
     """
     if row_scale == "float16":
         return None
     kind = torch.zeros(num_nodes, dtype=torch.long)
     if num_users is not None:
         kind[num_users:] = 1
-    if row_scale == "log8":
+    if row_scale == "log8" or degree is None:
         return kind
-    if degree is None or degree.numel() != num_nodes:
+    if degree.numel() != num_nodes:
         raise ValueError(f"'degree' needs one entry for each of the "
-                         f"{num_nodes} nodes for quant.row_scale=group (got "
-                         f"{'none' if degree is None else degree.numel()})")
+                         f"{num_nodes} nodes (got {degree.numel()})")
     flat, groups = degree.detach().cpu().flatten(), kind * DEGREE_BINS
     for number in (0, 1):
         groups[kind == number] += F.degree_bins(flat[kind == number],
@@ -90,8 +89,8 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             :obj:`estimator`, :obj:`width_gradient` and :obj:`row_scale`; with
             :obj:`recipe="float"` nothing is quantized.
         degree (torch.Tensor, optional): Degrees of shape :math:`(N)` that
-            the widths start from, and by which :obj:`row_scale="group"`
-            groups the nodes.
+            the widths start from, and whose 16 bins :obj:`row_scale="group"`
+            tells apart (without them, kinds and widths alone).
         num_users (int, optional): Nodes from here on are items: they share
             no scales or grids with the nodes before. (default: :obj:`None`,
             all nodes are of one kind)

@@ -2,7 +2,7 @@ r"""Row scales at the precision they are stored in."""
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from torch import Tensor
 from pyg_nodequant import functional as F
 from pyg_nodequant.config import ROW_SCALES, check_choice
 
-#: Bits of a logarithm, and the widths that groups are told apart by.
+#: Bits of a logarithm.
 LOG_BITS = 8
-_WIDTHS = 9
+# Groups there may be, and the widths that they are told apart by.
+_GROUPS, _WIDTHS = 256, 9
 
 
 class StoredScale(torch.nn.Module):
@@ -67,13 +68,12 @@ class StoredScale(torch.nn.Module):
                              f"{num_nodes} nodes (got {groups.numel()})")
         low, high = (0, 0) if num_nodes == 0 else (
             int(groups.min()), int(groups.max()))
-        if low < 0 or high > 255:
+        if low < 0 or high >= _GROUPS:
             raise ValueError(f"'groups' needs to be in [0, 255] "
                              f"(got [{low}, {high}])")
-        self.num_groups = high + 1
         self.register_buffer("groups", groups.detach().to(torch.uint8))
         if form == "log8":
-            self.register_buffer("grids", torch.zeros(self.num_groups, 2))
+            self.register_buffer("grids", torch.zeros(high + 1, 2))
             self.register_buffer("fixed_flag", torch.tensor(False))
 
     def reset_parameters(self) -> None:
@@ -109,7 +109,7 @@ class StoredScale(torch.nn.Module):
         if self.form == "group":
             cell = self.groups.long() * _WIDTHS + bits.long()
             shared = F.snap_float16(
-                F.shared_step(step, cell, self.num_groups * _WIDTHS))
+                F.shared_step(step, cell, _GROUPS * _WIDTHS))
             index = cell if n_id is None else cell[n_id]
             return F.gather_rows(shared, index), None
         grids = self.grids.float() if self._fixed else self._fit(step, bits)
@@ -138,12 +138,17 @@ class StoredScale(torch.nn.Module):
     @torch.no_grad()
     def _fit(self, step: Tensor, bits: Tensor) -> Tensor:
         grids = []
-        for group in range(self.num_groups):
+        for group in range(self.grids.size(0)):
             used = step[(self.groups == group) & (bits > 0)].float()
             grids.append(
                 F.log_grid(torch.cat([used / 2, used * 2]), LOG_BITS))
         return torch.stack(grids)
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str,
+                              *args: Any) -> None:
+        # A module that was made without groups takes over those it loads.
+        grids = state_dict.get(f"{prefix}grids")
+        if self.form == "log8" and grids is not None:
+            self.grids = self.grids.new_zeros(grids.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._fixed = self.form == "log8" and bool(self.fixed_flag)
