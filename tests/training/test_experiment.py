@@ -117,7 +117,10 @@ def test_sizes_are_those_of_the_files(run, tmp_path):
     ("node_aware", {}),
     ("node_aware", {"where": "input", "range": "minmax"}),
     ("uniform", {"where": "both", "range": "learned"}),
+    ("node_aware", {"row_scale": "log8", "range": "mse"}),
+    ("node_aware", {"row_scale": "group", "estimator": "noise"}),
     ("paper", {}),
+    ("paper", {"row_scale": "log8", "width_gradient": "interpolated"}),
     ("float", {}),
 ])
 def test_the_saved_model_gives_the_served_rows(recipe, options, data,
