@@ -52,6 +52,12 @@ def test_table(nodequant, model):
     assert outcome.code == 0
     for word in ("recall", "ndcg", "coverage", "@50", "bytes per node"):
         assert word in outcome.out
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["q1", "q2", "q3", "q4"] in lines
+    names = [" ".join(line[:3]) for line in lines
+             if line[1:2] == ["of"] and "@" in line[0]]
+    assert names == ["recall@20 of items", "recall@20 of users",
+                     "ndcg@20 of users"]
 
 
 def test_data_of_the_run(nodequant, model, tmp_path, refused):

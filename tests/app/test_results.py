@@ -10,6 +10,7 @@ from pyg_nodequant.app.results import (
     change,
     metrics_table,
     next_command,
+    quarters_table,
     results_table,
     sweep_table,
 )
@@ -99,6 +100,17 @@ def test_metrics_table():
     assert rows == [["@10", "@20"], ["recall", "0.1000", "0.2000"],
                     ["coverage", "0.3000"],
                     ["recall", "(item", "q1)", "0.4000"]]
+
+
+def test_quarters_table():
+    table = quarters_table({
+        "recall@20": 0.9, "coverage@20": 0.3, "recall@20_item_q1": 0.1,
+        "recall@20_item_q4": 0.4, "recall@20_user_q1": 0.5,
+        "ndcg@20_user_q4": 0.7})
+    assert [line.split() for line in table.splitlines()] == [
+        ["q1", "q4"], ["recall@20", "of", "items", "0.1000", "0.4000"],
+        ["recall@20", "of", "users", "0.5000"],
+        ["ndcg@20", "of", "users", "0.7000"]]
 
 
 def test_change_from_nothing():

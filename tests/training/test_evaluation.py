@@ -54,10 +54,17 @@ def naive_metrics(lists, data, split, ks, users=None):
     order = sorted(range(data.num_items), key=lambda i: (degree[i], i))
     group = {i: pos * 4 // data.num_items for pos, i in enumerate(order)}
     quarters = [[] for _ in range(4)]
-    for user in range(data.num_users) if users is None else users:
+    measured = [user for user in
+                (range(data.num_users) if users is None else users)
+                if items_of(data, user, split)]
+    activity = data.degree("train").tolist()
+    by_activity = sorted(measured, key=lambda u: (activity[u], u))
+    user_group = {u: pos * 4 // len(measured)
+                  for pos, u in enumerate(by_activity)}
+    user_quarters = {name: [[] for _ in range(4)]
+                     for name in ("recall", "ndcg")}
+    for user in measured:
         labels = items_of(data, user, split)
-        if not labels:
-            continue
         total += 1
         for k in ks:
             hits = [j for j, i in enumerate(lists[user][:k]) if i in labels]
@@ -73,6 +80,12 @@ def naive_metrics(lists, data, split, ks, users=None):
             ):
                 key = f"{name}@{k}"
                 sums[key] = sums.get(key, 0.0) + value
+        hits = [j for j, i in enumerate(lists[user][:20]) if i in labels]
+        dcg = sum(1 / math.log2(j + 2) for j in hits)
+        best = sum(1 / math.log2(j + 2) for j in range(min(20, len(labels))))
+        user_quarters["recall"][user_group[user]].append(
+            len(hits) / len(labels))
+        user_quarters["ndcg"][user_group[user]].append(dcg / best)
         covered |= set(lists[user][:20])
         for q in range(4):
             mine = {i for i in labels if group[i] == q}
@@ -84,6 +97,10 @@ def naive_metrics(lists, data, split, ks, users=None):
     for q, values in enumerate(quarters):
         out[f"recall@20_item_q{q + 1}"] = (sum(values) / len(values)
                                            if values else 0.0)
+    for name, parts in user_quarters.items():
+        for q, values in enumerate(parts):
+            out[f"{name}@20_user_q{q + 1}"] = (sum(values) / len(values)
+                                               if values else 0.0)
     return out
 
 
@@ -122,6 +139,8 @@ def test_all_metrics(split, integer, num_items):
           for name in ("recall", "ndcg", "precision", "hit_ratio", "mrr")),
         "coverage@20",
         *(f"recall@20_item_q{q}" for q in (1, 2, 3, 4)),
+        *(f"{name}@20_user_q{q}" for name in ("recall", "ndcg")
+          for q in (1, 2, 3, 4)),
     ]
     assert out == pytest.approx(expected, abs=1e-6)
     assert all(type(value) is float for value in out.values())
@@ -236,7 +255,7 @@ def test_no_labels_is_zero():
     data = make_interactions()
     topk = torch_topk(*embeddings(data))
     out = evaluate_ranking(topk, data.without_test(), "test")
-    assert len(out) == 20 and set(out.values()) == {0.0}
+    assert len(out) == 28 and set(out.values()) == {0.0}
     assert evaluate_ranking(topk, data.without_test(), "val", full=False)
 
 
@@ -247,6 +266,28 @@ def test_group_without_labels_is_zero():
                         torch.tensor([[1], [2]]), np.arange(2), np.arange(4))
     out = evaluate_ranking(torch_topk(*embeddings(data)), data)
     assert [out[f"recall@20_item_q{q}"] for q in (1, 2, 3, 4)] == [0, 0, 0, 1]
+
+
+def test_quarters_of_users():
+    # One train item for user 0, none for 1, three for 2 and one for 3: ties
+    # go by id, so the quarters are users 1, 0, 3, 2. User 4 has no label.
+    train = torch.tensor([[0, 2, 2, 2, 3, 4], [0, 0, 1, 2, 0, 1]])
+    test = torch.tensor([[0, 1, 2, 3, 3], [3, 3, 3, 3, 4]])
+    data = Interactions(5, 5, train, torch.empty(2, 0, dtype=torch.long),
+                        test, np.arange(5), np.arange(5))
+    hits = {0: [3], 1: [], 2: [1, 3], 3: [4]}
+
+    def topk(users, k, exclude):
+        return np.array([(hits[u] + [-1] * k)[:k] for u in users.tolist()])
+
+    out = evaluate_ranking(topk, data)
+    assert [out[f"recall@20_user_q{q}"] for q in (1, 2, 3, 4)] == [
+        0, 1, .5, 1]
+    assert [out[f"ndcg@20_user_q{q}"] for q in (1, 2, 3, 4)] == pytest.approx(
+        [0, 1, 1 / (1 + 1 / math.log2(3)), 1 / math.log2(3)])
+    for name in ("recall", "ndcg"):  # equal groups: their mean is the whole
+        quarters = [out[f"{name}@20_user_q{q}"] for q in (1, 2, 3, 4)]
+        assert sum(quarters) / 4 == pytest.approx(out[f"{name}@20"])
 
 
 def test_degree_groups():

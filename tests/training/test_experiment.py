@@ -23,6 +23,8 @@ RANKING = {
     *(f"{metric}@{k}" for k in (10, 20, 50)
       for metric in ("recall", "ndcg", "precision", "hit_ratio", "mrr")),
     "coverage@20", *(f"recall@20_item_q{i}" for i in range(1, 5)),
+    *(f"{metric}@20_user_q{i}" for metric in ("recall", "ndcg")
+      for i in range(1, 5)),
 }
 FILES = {"metrics.json", "history.csv", "model.safetensors", "model.nq",
          "checkpoint.safetensors"}

@@ -14,7 +14,9 @@ from pyg_nodequant.app.arguments import ArgumentParser, integer
 from pyg_nodequant.app.compose import compose_config, readable_errors
 from pyg_nodequant.app.results import (
     data_summary,
+    is_quarter,
     metrics_table,
+    quarters_table,
     storage_lines,
 )
 from pyg_nodequant.app.runs import packed_path
@@ -91,7 +93,10 @@ def run(argv: Sequence[str]) -> int:
                           "storage": storage}, indent=2))
     else:
         print(data_summary(interactions))
-        print(f"\n{options.split} set\n{metrics_table(metrics)}")
+        whole = {k: v for k, v in metrics.items() if not is_quarter(k)}
+        print(f"\n{options.split} set\n{metrics_table(whole)}")
+        print("\nby quarters, q1 of the lowest degrees (fewest training "
+              f"interactions)\n{quarters_table(metrics)}")
         print(f"\n{format_table(['', ''], storage_lines(storage))}")
     return 0
 

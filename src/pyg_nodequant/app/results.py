@@ -21,6 +21,10 @@ QUALITY = {
     "recall@20_item_q2": "Recall@20, second quarter",
     "recall@20_item_q3": "Recall@20, third quarter",
     "recall@20_item_q4": "Recall@20, hottest quarter of items",
+    "recall@20_user_q1": "Recall@20, least active quarter of users",
+    "recall@20_user_q2": "Recall@20, second quarter of users",
+    "recall@20_user_q3": "Recall@20, third quarter of users",
+    "recall@20_user_q4": "Recall@20, most active quarter of users",
 }
 
 
@@ -116,8 +120,8 @@ def sweep_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
-    r"""Returns all metrics of one evaluation, one row a metric and one
-    column a list length.
+    r"""Returns metrics of one evaluation, one row a metric and one column a
+    list length.
 
     Example:
         >>> print(metrics_table({"recall@10": 0.1, "recall@20": 0.2}))
@@ -137,6 +141,34 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
         ["", *(f"@{k}" if k else "" for k in columns)],
         [[label, *(row.get(k, "") for k in columns)]
          for label, row in rows.items()])
+
+
+def quarters_table(metrics: Mapping[str, float]) -> str:
+    r"""Returns the metrics by quarters of items and users, one row a metric
+    and one column a quarter.
+
+    Example:
+        >>> print(quarters_table({"recall@20": 0.3, "ndcg@20_user_q1": 0.1,
+        ...                       "ndcg@20_user_q2": 0.2}))
+                             q1      q2
+        ndcg@20 of users  0.1000  0.2000
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for key, value in metrics.items():
+        name, _, rest = key.partition("_")
+        kind, _, quarter = rest.rpartition("_")
+        if is_quarter(key):
+            rows.setdefault(f"{name} of {kind}s", {})[quarter] = number(value)
+    quarters = sorted({quarter for row in rows.values() for quarter in row})
+    return format_table(
+        ["", *quarters],
+        [[label, *(row.get(quarter, "") for quarter in quarters)]
+         for label, row in rows.items()])
+
+
+def is_quarter(metric: str) -> bool:
+    r"""Whether a metric is of a quarter of the items or the users."""
+    return "_item_q" in metric or "_user_q" in metric
 
 
 def next_command(packed: Path, interactions: Interactions) -> str:

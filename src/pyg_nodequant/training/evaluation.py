@@ -47,7 +47,7 @@ METRICS: dict[str, type[LinkPredMetric]] = {
     "hit_ratio": LinkPredHitRatio,
     "mrr": LinkPredMRR,
 }
-MAIN_K = 20  # of coverage, of the quartiles and of the quick evaluation
+MAIN_K = 20  # of coverage, of the quarters and of the quick evaluation
 NUM_GROUPS = 4
 METRIC_USERS = 2**14  # a metric costs the start of its ops, so many at once
 CHUNK_SCORES = 2**24  # 64 MiB of float32, whatever the catalogue's size
@@ -55,9 +55,9 @@ CUDA_CHUNK_SCORES = 2**27
 
 
 def degree_groups(degree: IntArray, num_groups: int = NUM_GROUPS) -> IntArray:
-    r"""Returns the group of every item: items sorted by their degree, ties by
-    id, and cut into :obj:`num_groups` groups of equal item counts (they
-    differ by at most one), group 0 being the coldest.
+    r"""Returns the group of every node: nodes sorted by their degree, ties by
+    id, and cut into :obj:`num_groups` groups of equal counts (they differ by
+    at most one), group 0 being the coldest.
 
     Example:
         >>> degree_groups(np.array([9, 0, 0, 5])).tolist()
@@ -101,7 +101,11 @@ def evaluate_ranking(
     20, and :obj:`recall@20_item_q1` to :obj:`recall@20_item_q4`: recall with
     :math:`L_u` restricted to a quarter of the items, q1 the quarter with the
     smallest train degrees, q4 the one with the largest, over the users that
-    have a label in it. A metric without any such user is 0, never NaN.
+    have a label in it. :obj:`recall@20_user_q1` to :obj:`recall@20_user_q4`
+    and :obj:`ndcg@20_user_q1` to :obj:`ndcg@20_user_q4` are the means over a
+    quarter of :math:`U` instead, q1 those with the fewest train items, q4
+    those with the most. In both, equal degrees go by the lowest id. A metric
+    without any such user is 0, never NaN.
 
     Left out of the lists are a user's train items, and for the test split
     those of validation too. Lists that run out of items are padded with -1,
@@ -128,8 +132,8 @@ def evaluate_ranking(
     Returns:
         dict[str, float]: :obj:`recall@k`, :obj:`ndcg@k`,
         :obj:`precision@k`, :obj:`hit_ratio@k` and :obj:`mrr@k` for every
-        :obj:`k`, :obj:`coverage@20` and :obj:`recall@20_item_q1` to
-        :obj:`recall@20_item_q4`, all in :math:`[0, 1]`.
+        :obj:`k`, :obj:`coverage@20`, and the quarters of items and of
+        users, all in :math:`[0, 1]`.
 
     Raises:
         ValueError: If an argument is outside its allowed range, or if
@@ -152,7 +156,9 @@ def evaluate_ranking(
         {f"{name}@{k}": METRICS[name](k)
          for k in ks
          for name in names})
-    extra = ItemMetrics(interactions) if full else None
+    extra: list[ItemMetrics | UserMetrics] = []
+    if full:
+        extra = [ItemMetrics(interactions), UserMetrics(interactions, users)]
     for block in blocks(users, METRIC_USERS):
         pred = torch.cat([
             rank(topk, batch, width, num_items, take_rows(seen, batch))
@@ -163,11 +169,13 @@ def evaluate_ranking(
         label_index = torch.from_numpy(
             np.stack([row, item]).astype(np.int64, copy=False))
         metrics.update(pred, label_index)
-        if extra is not None:
-            extra.update(pred, label_index)
+        for part in extra:
+            part.update(block, pred, label_index)
 
     out = {name: float(value) for name, value in metrics.compute().items()}
-    return out if extra is None else {**out, **extra.compute()}
+    for part in extra:
+        out.update(part.compute())
+    return out
 
 
 class ItemMetrics:
@@ -179,9 +187,10 @@ class ItemMetrics:
         self.recalls = [LinkPredRecall(MAIN_K) for _ in range(NUM_GROUPS)]
         self.coverage = LinkPredCoverage(MAIN_K, max(self.num_items, 1))
 
-    def update(self, pred: Tensor, label_index: Tensor) -> None:
-        r"""Counts lists :math:`(B, k)`, padded with :obj:`num_items`, and
-        labels :math:`(2, E)` of row and item.
+    def update(self, users: IntArray, pred: Tensor,
+               label_index: Tensor) -> None:
+        r"""Counts lists :math:`(B, k)` of users :math:`(B)`, padded with
+        :obj:`num_items`, and labels :math:`(2, E)` of row and item.
         """
         group = self.group[label_index[1]]
         for i, recall in enumerate(self.recalls):
@@ -198,6 +207,38 @@ class ItemMetrics:
         for i, recall in enumerate(self.recalls):
             out[f"recall@{MAIN_K}_item_q{i + 1}"] = float(recall.compute())
         return out
+
+
+class UserMetrics:
+    r"""Recall and NDCG by quarters of the users that are measured.
+
+    Args:
+        interactions (Interactions): The data.
+        users (array): These users, ascending.
+    """
+    def __init__(self, interactions: Interactions, users: IntArray) -> None:
+        degree = interactions.degree("train")[:interactions.num_users]
+        group = np.zeros(interactions.num_users, dtype=np.int64)
+        group[users] = degree_groups(degree.cpu().numpy()[users])
+        self.group = torch.from_numpy(group)
+        self.metrics: dict[str, list[LinkPredMetric]] = {
+            name: [METRICS[name](MAIN_K) for _ in range(NUM_GROUPS)]
+            for name in ("recall", "ndcg")}
+
+    def update(self, users: IntArray, pred: Tensor,
+               label_index: Tensor) -> None:
+        r"""As in :class:`ItemMetrics`."""
+        group = self.group[torch.from_numpy(users)][label_index[0]]
+        for metrics in self.metrics.values():
+            for i, metric in enumerate(metrics):
+                # PyG leaves out the users that have no label.
+                metric.update(pred, label_index[:, group == i])
+
+    def compute(self) -> dict[str, float]:
+        r"""Returns the metrics of everything counted so far."""
+        return {f"{name}@{MAIN_K}_user_q{i + 1}": float(metric.compute())
+                for name, metrics in self.metrics.items()
+                for i, metric in enumerate(metrics)}
 
 
 def blocks(
