@@ -19,6 +19,7 @@ from pyg_nodequant.functional.bitwidth import (
     project_to_budget,
     round_bits,
 )
+from pyg_nodequant.functional.cold import popularity_row, settle_cold_rows
 from pyg_nodequant.functional.distillation import (
     distillation_loss,
     listwise_kl_loss,
@@ -131,6 +132,7 @@ __all__ = [
     "neighbour_bits",
     "num_levels",
     "pairs_between",
+    "popularity_row",
     "principal_axes",
     "profile_distortion",
     "project_to_budget",
@@ -151,6 +153,7 @@ __all__ = [
     "scale_gradient",
     "score_distillation_loss",
     "sensitivity",
+    "settle_cold_rows",
     "shared_step",
     "shuffled",
     "snap_float16",

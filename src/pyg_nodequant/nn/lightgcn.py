@@ -78,6 +78,12 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         :obj:`alpha` is LightGCN's buffer of layer weights. The controller's
         scores are :obj:`embedding.controller.alpha`.
 
+    .. note::
+        A node without edges is left with :math:`\alpha_0 e_i`, which is the
+        accident of its initial value. :class:`~pyg_nodequant.Trainer` gives
+        such nodes rows by rule; in a loop of your own, see
+        :func:`~pyg_nodequant.functional.settle_cold_rows`.
+
     Args:
         num_nodes (int): The number of nodes :math:`N`.
         embedding_dim (int): Numbers a row, :math:`d`.

@@ -6,6 +6,7 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from pyg_nodequant import functional as F
 from pyg_nodequant.config import ExperimentConfig
@@ -13,6 +14,7 @@ from pyg_nodequant.data import BPRSampler, Interactions
 from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.training.byte_budget import node_budget, transform_budget
 from pyg_nodequant.training.checkpoint import Checkpoint
+from pyg_nodequant.training.cold import hold_rows, settle_cold_nodes
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.float_cache import FloatCache
 from pyg_nodequant.training.journal import Journal
@@ -23,6 +25,7 @@ from pyg_nodequant.training.stages import (
     STAGES,
     Stage,
     TrainingContext,
+    float_params,
 )
 from pyg_nodequant.training.transform_plan import TransformPlan
 
@@ -148,18 +151,41 @@ class RecipeRun:
         loop = StageLoop(stage, self.context, sampler, self.record, self.save)
         if checkpoint is not None:
             loop.restore(checkpoint)
+        handles = self.hold_cold_items() if name == "finetune" else []
         progress = loop.run()
+        for handle in handles:
+            handle.remove()
         self.done[name] = progress.scalars()
         if isinstance(stage.schedule, PlateauSchedule):
             self.plans[name] = stage.schedule.plan
         if name == "float":
-            self.float_state = copy_state(self.model)
             if cache is not None:
                 cache.save(self.model.embedding.weight, {
                     "done": self.done[name], "plan": self.plans[name]})
+            self.settle_cold_nodes()
+            self.float_state = copy_state(self.model)
         if name == "joint":
             self.model.embedding.controller.freeze()
+            self.settle_cold_nodes()
         self.save(stage, progress)
+
+    def settle_cold_nodes(self) -> None:
+        r"""Gives users and items without a training interaction their rows,
+        at the end of a stage that trains the table from scratch.
+        """
+        data = self.context.data
+        settle_cold_nodes(self.model, self.context.edge_index,
+                          data.degree("train"), data.num_users)
+
+    def hold_cold_items(self) -> list[RemovableHandle]:
+        r"""Keeps the zero rows of cold items while others are fine-tuned;
+        cold users are distilled like all users.
+        """
+        data = self.context.data
+        cold = data.degree("train") == 0
+        cold[:data.num_users] = False
+        return hold_rows(float_params(self.model),
+                         cold.to(self.context.device))
 
     def float_cache(self) -> Optional[FloatCache]:
         r"""Where the float model of this run is kept, if one is."""
@@ -177,6 +203,7 @@ class RecipeRun:
             return False
         weight, facts = found
         self.model.embedding.weight.copy_(weight)
+        self.settle_cold_nodes()
         self.float_state = copy_state(self.model)
         self.done["float"] = facts["done"]
         self.plans["float"] = (int(facts["plan"][0]), int(facts["plan"][1]))

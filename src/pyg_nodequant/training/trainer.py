@@ -88,6 +88,14 @@ class Trainer:
     once more on train and validation together; the rows of
     :obj:`quant.teacher`, if they are given, stay the same.
 
+    .. note::
+        Nodes without a training interaction have nothing to learn from. They
+        get rows by rule when the table has been trained, before it is
+        quantized (:func:`~pyg_nodequant.functional.settle_cold_rows`): a cold
+        user the row whose scores rank items by popularity, from which it is
+        fine-tuned like any other user; a cold item zeros, which it keeps, so
+        that it scores 0 with everyone. Who is cold is asked anew in a refit.
+
     Args:
         config (ExperimentConfig, optional): All settings.
         run_dir (str or Path, optional): Where :obj:`history.csv` and
