@@ -8,6 +8,7 @@ import pytest
 
 from pyg_nodequant.app.results import (
     change,
+    distortion_line,
     metrics_table,
     next_command,
     quarters_table,
@@ -100,6 +101,18 @@ def test_metrics_table():
     assert rows == [["@10", "@20"], ["recall", "0.1000", "0.2000"],
                     ["coverage", "0.3000"],
                     ["recall", "(item", "q1)", "0.4000"]]
+
+
+def test_distortion_line():
+    found = {"kl": .04123, "quadratic": .0395, "bound": .02211, "bits": 88.04,
+             "users": 1000}
+    metrics = {"data": {"num_users": 29858}, "distortion": found}
+    assert distortion_line(metrics) == (
+        "score distortion  KL 0.0412 nat a user; quadratic 0.0395, bound at "
+        "the same 88.0 bits a node 0.0221 (from 1,000 of 29,858 users)")
+    found["users"] = 29858
+    assert distortion_line(metrics).endswith("0.0221")
+    assert distortion_line({"data": {"num_users": 3}}) is None
 
 
 def test_quarters_table():

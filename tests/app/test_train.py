@@ -235,6 +235,8 @@ def test_whole_job(nodequant, tmp_path):
                         "trainer.progress=false")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
+    [distortion] = [x for x in lines if x.startswith("score distortion  KL ")]
+    assert "quadratic" in distortion and "bound at the same" in distortion
     run_dir = Path(lines[-1].removeprefix("run directory: "))
     assert set(os.listdir(run_dir)) >= {
         "config.yaml", "history.csv", "metrics.json", "model.nq",

@@ -199,6 +199,27 @@ def test_many_components():
         assert distortion == pytest.approx(float(s.clamp(max=theta).sum()))
 
 
+@pytest.mark.parametrize("rate", [0.0, 1e-9, 0.3, 4.7, 300.0])
+def test_counted_components(rate):
+    s = table(4, 5).mul_(3).exp_()
+    s[0, :2] = 0
+    count = torch.arange(1, 21).view(4, 5)
+    repeated = s.flatten().repeat_interleave(count.flatten())
+    out = reverse_water_filling(s, rate, count)
+    assert out == pytest.approx(reverse_water_filling(repeated, rate))
+    # Not whole ones too: half of each takes half the rate.
+    theta, distortion = reverse_water_filling(s, rate / 2, 0.5 * count)
+    assert (theta, 2 * distortion) == pytest.approx(out)
+
+
+@pytest.mark.parametrize("count", [
+    torch.ones(2), torch.tensor([1.0, 0.0, 1.0]),
+    torch.tensor([1.0, math.inf, 1.0])])
+def test_wrong_count(count):
+    with pytest.raises(ValueError, match="'count' needs to be positive and "):
+        reverse_water_filling(torch.ones(3), 1.0, count)
+
+
 @pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf])
 def test_wrong_rate(rate):
     message = rf"'rate' needs to be finite and at least 0 \(got {rate}\)"

@@ -32,6 +32,21 @@ def test_all_axes_give_the_same_scores(num_users, num_items):
     torch.testing.assert_close(u @ i.t(), users @ items.t())
 
 
+@pytest.mark.parametrize("dim", [5, 3])
+@pytest.mark.parametrize("num_users, num_items", [(9, 7), (3, 9), (9, 3)])
+def test_maps_to_the_axes(num_users, num_items, dim):
+    users, items = table(num_users, 5), table(num_items, 5, seed=1)
+    m, n = F.principal_maps(users, items, dim)
+    u, i = F.principal_axes(users, items, dim)
+    torch.testing.assert_close(users @ m, u)
+    torch.testing.assert_close(items @ n, i)
+    if dim == 5 and min(num_users, num_items) >= 5:
+        # Other tables keep their scores too.
+        others = table(4, 5, seed=2), table(6, 5, seed=3)
+        torch.testing.assert_close(others[0] @ m @ (others[1] @ n).t(),
+                                   others[0] @ others[1].t())
+
+
 @pytest.mark.parametrize("dim", range(1, 6))
 def test_fewer_axes_give_the_closest_scores(dim):
     users, items = table(9, 5), table(7, 5, seed=1)

@@ -88,6 +88,20 @@ def test_both_paths_measure_the_same(run):
                                       abs=2e-3), key
 
 
+def test_distortion_of_the_run(run, data):
+    _, metrics, _ = run
+    found = metrics["distortion"]
+    assert list(found) == ["kl", "quadratic", "bound", "bits", "users"]
+    assert found["bits"] == 8 * metrics["storage"]["bytes_per_node"]
+    assert found["users"] == data.num_users
+    assert 0 < found["bound"] < found["quadratic"] and found["kl"] > 0
+
+
+def test_no_distortion_of_a_float_model(data, settings, tmp_path):
+    config = settings("float", trainer={"refit": False})
+    assert "distortion" not in run_experiment(config, data, tmp_path)
+
+
 def test_facts_of_the_data(run, data):
     facts = run[1]["data"]
     assert facts["name"] == "synthetic"

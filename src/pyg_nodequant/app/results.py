@@ -104,6 +104,32 @@ def results_table(
                         [[row[i] for i in shown] for row in rows])
 
 
+def distortion_line(metrics: Mapping[str, Any]) -> Optional[str]:
+    r"""Returns what the rankings lost, if anything was quantized.
+
+    Args:
+        metrics (dict): The content of `metrics.json`.
+
+    Example:
+        >>> line = distortion_line({"data": {"num_users": 9}, "distortion": {
+        ...     "kl": .0412, "quadratic": .0395, "bound": .0221,
+        ...     "bits": 88.0, "users": 9}})
+        >>> line.partition("; ")[0]
+        'score distortion  KL 0.0412 nat a user'
+    """
+    found = metrics.get("distortion")
+    if not found:
+        return None
+    line = (f"score distortion  KL {found['kl']:.3g} nat a user; quadratic "
+            f"{found['quadratic']:.3g}, bound at the same "
+            f"{found['bits']:.1f} bits a node {found['bound']:.3g}")
+    users = metrics["data"]["num_users"]
+    if found["users"] < users:
+        line += (f" (from {format_count(found['users'])} of "
+                 f"{format_count(users)} users)")
+    return line
+
+
 def sweep_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     r"""Returns one line for each job of a sweep."""
     rows = []

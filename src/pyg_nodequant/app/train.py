@@ -32,6 +32,7 @@ from pyg_nodequant.app.errors import (
 )
 from pyg_nodequant.app.results import (
     data_summary,
+    distortion_line,
     next_command,
     results_table,
     sweep_table,
@@ -248,6 +249,9 @@ def train_job(config: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     packed = run_dir / "model.nq"
     print(f"\n{results_table(metrics, experiment)}\n")
+    distortion = distortion_line(metrics)
+    if distortion is not None:
+        print(f"{distortion}\n")
     print(f"packed file: {packed}")
     print(f"ask it: {next_command(packed, interactions)}")
     print(f"run directory: {run_dir}", flush=True)

@@ -71,6 +71,10 @@ from pyg_nodequant.functional.rate_distortion import (
     quadratic_distortion,
     reverse_water_filling,
 )
+from pyg_nodequant.functional.score_distortion import (
+    ScoreDistortion,
+    score_distortion,
+)
 from pyg_nodequant.functional.shared_scale import degree_bins, shared_step
 from pyg_nodequant.functional.softmax import (
     cosine_rows,
@@ -85,6 +89,7 @@ from pyg_nodequant.functional.transform import (
     gaussian_steps,
     log_grid,
     principal_axes,
+    principal_maps,
     profile_distortion,
     quantize_axes,
     quantizing_rotation,
@@ -96,6 +101,7 @@ __all__ = [
     "GAUSSIAN_DISTORTION",
     "SPAN_FACTORS",
     "Adjacency",
+    "ScoreDistortion",
     "allocate_bits",
     "allocate_levels",
     "bit_width",
@@ -134,6 +140,7 @@ __all__ = [
     "pairs_between",
     "popularity_row",
     "principal_axes",
+    "principal_maps",
     "profile_distortion",
     "project_to_budget",
     "propagate",
@@ -152,6 +159,7 @@ __all__ = [
     "sampled_columns",
     "scale_gradient",
     "score_distillation_loss",
+    "score_distortion",
     "sensitivity",
     "settle_cold_rows",
     "shared_step",

@@ -90,32 +90,40 @@ def directional_curvature(
 def reverse_water_filling(
     weighted_variance: Tensor,
     rate: float,
+    count: Optional[Tensor] = None,
 ) -> tuple[float, float]:
     r"""The least distortion of independent Gaussians at a total rate of
-    :math:`R` bits: with :math:`s_j` their variances times their weights,
+    :math:`R` bits: with :math:`s_j` their variances times their weights, and
+    :math:`n_j` of each kind,
 
     .. math::
-        D = \sum_j \min(\theta, s_j), \qquad
-        R = \sum_j \max \Big( 0, \tfrac{1}{2} \log_2 \frac{s_j}{\theta}
-        \Big).
+        D = \sum_j n_j \min(\theta, s_j), \qquad
+        R = \sum_j n_j \max \Big( 0, \tfrac{1}{2} \log_2
+        \frac{s_j}{\theta} \Big).
 
     It is exact. Sorted downwards, the :math:`m` largest components get bits
     when :math:`\theta` is below :math:`s_m`, that is from the rate
-    :math:`R_m = \sum_{j < m} \frac{j}{2} \log_2 (s_j / s_{j+1})` on; there
-    :math:`\theta = s_m 2^{-2 (R - R_m) / m}`.
+    :math:`R_m = \sum_{j < m} \frac{N_j}{2} \log_2 (s_j / s_{j+1})` with
+    :math:`N_j = n_1 + \dots + n_j` on; there :math:`\theta = s_m 2^{-2 (R -
+    R_m) / N_m}`.
 
     Args:
         weighted_variance (Tensor): :math:`s \ge 0`, of any shape.
         rate (float): Bits to spend on all components together.
+        count (Tensor, optional): How many there are of each, :math:`n > 0`,
+            of the same shape; need not be whole. (default: :obj:`None`, one)
 
     Returns:
         The water level :math:`\theta` and the distortion :math:`D`.
 
     Raises:
-        ValueError: If the rate or a variance is negative or not finite.
+        ValueError: If the rate or a variance is negative or not finite, or a
+            count not positive and finite.
 
     Example:
         >>> reverse_water_filling(torch.tensor([4.0, 1.0, 0.0]), 1.0)
+        (1.0, 2.0)
+        >>> reverse_water_filling(torch.tensor([4.0]), 2.0, torch.tensor([2]))
         (1.0, 2.0)
     """
     if not 0 <= rate < math.inf:
@@ -128,19 +136,34 @@ def reverse_water_filling(
         if not 0 <= bound < math.inf:
             raise ValueError(f"'weighted_variance' needs to be finite and at "
                              f"least 0 (got {bound})")
-    s = s.sort(descending=True).values
+    s, order = s.sort(descending=True)
     s = s[:int(s.count_nonzero())]
     if s.numel() == 0:
         return 0.0, 0.0
+    number = torch.arange(1, s.numel() + 1, dtype=s.dtype, device=s.device)
+    rest = s
+    if count is not None:
+        n = _checked_count(count, weighted_variance)[order[:s.numel()]]
+        number, rest = n.cumsum(0), s * n
     log = s.log2()
     # Sums of steps and not differences of sums: they grow with m for sure,
     # and nothing cancels.
-    start = (log[:-1] - log[1:]).mul_(
-        torch.arange(1, s.numel(), device=s.device)).mul_(0.5).cumsum_(0)
+    start = (log[:-1] - log[1:]).mul_(number[:-1]).mul_(0.5).cumsum_(0)
     active = 1 + int(torch.searchsorted(start, rate, right=True))
     spare = rate - (float(start[active - 2]) if active > 1 else 0.0)
-    theta = float(s[active - 1]) * 2.0**(-2 * spare / active)
-    return theta, active * theta + float(s[active:].sum())
+    total = float(number[active - 1])
+    theta = float(s[active - 1]) * 2.0**(-2 * spare / total)
+    return theta, total * theta + float(rest[active:].sum())
+
+
+def _checked_count(count: Tensor, like: Tensor) -> Tensor:
+    n = count.double().flatten()
+    if count.shape != like.shape or not bool(
+            (n.isfinite() & (n > 0)).all()):
+        raise ValueError(f"'count' needs to be positive and finite, of shape "
+                         f"{tuple(like.shape)} (got shape "
+                         f"{tuple(count.shape)})")
+    return n
 
 
 def _row_model(x: Tensor) -> Tensor:
@@ -210,10 +233,23 @@ def distortion_bound(
         0.09375
     """
     curvature = directional_curvature(users, items, temperature)
-    weighted = [h.mul_(_row_model(x)).flatten()
-                for h, x in zip(curvature, (users, items), strict=True)]
-    _, distortion = reverse_water_filling(torch.cat(weighted), rate)
-    return 0.5 * distortion / max(users.size(0), 1)
+    return sampled_bound(curvature, users, items, rate, users.size(0))
+
+
+def sampled_bound(curvature: tuple[Tensor, Tensor], users: Tensor,
+                  items: Tensor, rate: float, num_users: int) -> float:
+    r"""The :func:`distortion_bound` from a sample of :obj:`num_users` users
+    and the curvatures in it, each user standing for as many of all.
+    """
+    weight = num_users / max(users.size(0), 1)
+    of_users, of_items = (h * _row_model(x) for h, x in zip(
+        curvature, (users, items), strict=True))
+    # Items are curved by all users.
+    s = torch.cat([of_users.flatten(), weight * of_items.flatten()])
+    count = torch.ones_like(s)
+    count[:of_users.numel()] = max(weight, 1.0)
+    _, distortion = reverse_water_filling(s, rate, count)
+    return 0.5 * distortion / max(num_users, 1)
 
 
 @torch.no_grad()
@@ -257,8 +293,16 @@ def quadratic_distortion(
                              f"{tuple(x.shape)} of '{name}' "
                              f"(got {tuple(quantized.shape)})")
     curvature = directional_curvature(users, items, temperature)
+    return curved_errors(curvature, list(tables.values()))
+
+
+def curved_errors(curvature: tuple[Tensor, Tensor],
+                  tables: list[tuple[Tensor, Tensor]]) -> float:
+    r"""The :func:`quadratic_distortion` of tables and what is left of them,
+    from curvatures that are known already.
+    """
     total = 0.0
-    for h, (x, quantized) in zip(curvature, tables.values(), strict=True):
+    for h, (x, quantized) in zip(curvature, tables, strict=True):
         error = x.double() - quantized.double()
-        total += float(h.mul_(error.square_()).sum())
-    return 0.5 * total / max(users.size(0), 1)
+        total += float((h * error.square_()).sum())
+    return 0.5 * total / max(tables[0][0].size(0), 1)

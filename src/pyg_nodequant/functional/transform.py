@@ -56,6 +56,45 @@ def principal_axes(users: Tensor, items: Tensor,
         >>> torch.allclose(u @ i.t(), users @ items.t(), atol=1e-5)
         True
     """
+    to_users, to_items = _principal_maps(users, items, dim)
+    new_users = users.double() @ to_users
+    new_items = items.double() @ to_items
+    sign = _principal_sign(new_items)
+    return ((new_users * sign).to(users.dtype),
+            (new_items * sign).to(items.dtype))
+
+
+def principal_maps(users: Tensor, items: Tensor,
+                   dim: int) -> tuple[Tensor, Tensor]:
+    r"""The matrices that bring tables to their :func:`principal_axes`, to
+    bring others, such as quantized ones, along.
+
+    Args:
+        users (Tensor): User rows of shape :math:`(U, d)`.
+        items (Tensor): Item rows of shape :math:`(I, d)`.
+        dim (int): Axes to keep, in :math:`[1, d]`.
+
+    Returns:
+        Matrices :math:`M` and :math:`N` of users and of items, float64 of
+        shape :math:`(d, dim)`. With :obj:`dim` equal to :math:`d`, :math:`M
+        N^{\top}` is the identity where the score matrix has full rank.
+
+    Raises:
+        ValueError: If :obj:`dim` is out of range.
+
+    Example:
+        >>> users, items = torch.randn(9, 4), torch.randn(6, 4)
+        >>> m, n = principal_maps(users, items, 4)
+        >>> torch.allclose(m @ n.t(), torch.eye(4).double(), atol=1e-5)
+        True
+    """
+    to_users, to_items = _principal_maps(users, items, dim)
+    sign = _principal_sign(items.double() @ to_items)
+    return to_users * sign, to_items * sign
+
+
+def _principal_maps(users: Tensor, items: Tensor,
+                    dim: int) -> tuple[Tensor, Tensor]:
     if not 1 <= dim <= users.size(1):
         raise ValueError(f"'dim' needs to be in [1, {users.size(1)}], the "
                          f"dimension of the rows (got {dim})")
@@ -66,11 +105,12 @@ def principal_axes(users: Tensor, items: Tensor,
     inverse = torch.where(root > 0, root.clamp(min=1e-150).reciprocal(),
                           torch.zeros_like(root))
     # P S^1/2 = U M with M = R_i^T Q S^-1/2, and the other way round.
-    new_users = users.double() @ (right.t() @ q.t()[:, :dim] * inverse[:dim])
-    new_items = items.double() @ (left.t() @ p[:, :dim] * inverse[:dim])
-    sign = torch.where(new_items.pow(3).sum(0) < 0, -1.0, 1.0)
-    return ((new_users * sign).to(users.dtype),
-            (new_items * sign).to(items.dtype))
+    return (right.t() @ q.t()[:, :dim] * inverse[:dim],
+            left.t() @ p[:, :dim] * inverse[:dim])
+
+
+def _principal_sign(items: Tensor) -> Tensor:
+    return torch.where(items.pow(3).sum(0) < 0, -1.0, 1.0)
 
 
 def _factor(x: Tensor) -> Tensor:

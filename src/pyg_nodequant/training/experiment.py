@@ -19,6 +19,7 @@ from pyg_nodequant.config import ExperimentConfig, as_dict
 from pyg_nodequant.data import Interactions
 from pyg_nodequant.runtime import PackedRecommender
 from pyg_nodequant.runtime.atomic import write_atomic
+from pyg_nodequant.training.distortion import measure_distortion
 from pyg_nodequant.training.evaluation import (
     evaluate_ranking,
     packed_topk,
@@ -86,6 +87,10 @@ def run_experiment(
         "storage": storage(served, run_dir),
         "data": data_facts(interactions),
     }
+    if result.exact_embedding is not None:
+        metrics["distortion"] = measure_distortion(
+            result.exact_embedding.cpu(), rows, num_users,
+            metrics["storage"]["embedding_bytes"], config.seed)
     end = time.monotonic()
     metrics["timing"] = {
         "train_seconds": result.seconds, "steps": result.steps,

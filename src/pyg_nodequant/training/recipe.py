@@ -27,7 +27,7 @@ from pyg_nodequant.training.stages import (
     TrainingContext,
     float_params,
 )
-from pyg_nodequant.training.transform_plan import TransformPlan
+from pyg_nodequant.training.transform_plan import PlanAxes, TransformPlan
 
 #: The stages of each recipe, in order.
 RECIPE_STAGES = {
@@ -82,6 +82,7 @@ class RecipeRun:
         self.done: dict[str, dict[str, Any]] = {}
         self.plans: Plans = {}
         self.float_state: dict[str, Tensor] = {}
+        self.axes: Optional[PlanAxes] = None
 
     @property
     def model(self) -> QuantLightGCN:
@@ -248,6 +249,7 @@ class RecipeRun:
         else:
             rows = plan.rows(transform_budget(plan, self.config.quant))
         self.context.rows = rows.to(self.context.device).train()
+        self.axes = plan.axes
 
     def node_widths(self, teacher: Tensor) -> Tensor:
         r"""The widths of :obj:`node_aware` at its budget."""
@@ -298,14 +300,36 @@ class RecipeRun:
     @torch.no_grad()
     def float_embedding(self) -> Tensor:
         r"""The propagated rows of the float model, :math:`(N, d)`."""
+        current = copy_state(self.model)
+        self.model.load_state_dict(self.float_state)
+        out = self.latent_embedding()
+        self.model.load_state_dict(current)
+        return out
+
+    @torch.no_grad()
+    def latent_embedding(self) -> Tensor:
+        r"""The propagated rows of the model as it is, not quantized."""
         model = self.model
-        current = copy_state(model)
-        model.load_state_dict(self.float_state)
         enabled, model.quantization_enabled = model.quantization_enabled, False
         out = model.get_embedding(self.context.edge_index)
         model.quantization_enabled = enabled
-        model.load_state_dict(current)
         return out
+
+    @torch.no_grad()
+    def exact_embedding(self) -> Optional[Tensor]:
+        r"""The float rows that the served ones stand for, in their axes,
+        :math:`(N, d)`: the float model's or, for :obj:`paper`, which
+        quantizes no other model, its own; none for :obj:`float`.
+        """
+        recipe = self.config.quant.recipe
+        if recipe == "float":
+            return None
+        if recipe == "paper":
+            return self.latent_embedding()
+        rows, num_users = self.float_embedding(), self.context.data.num_users
+        if self.axes is None:
+            return rows
+        return self.axes.turn(rows[:num_users], rows[num_users:])
 
     @torch.no_grad()
     def validation(self) -> dict[str, dict[str, float]]:

@@ -28,6 +28,9 @@ class TrainingResult:
         edge_index (Tensor): The graph it propagates over, users before items.
         float_embedding (Tensor, optional): The float model's propagated rows
             :math:`(N, d)`, if the recipe trained one.
+        exact_embedding (Tensor, optional): The float rows that the served
+            ones stand for, in the same axes; axes that are not served come
+            last. :obj:`None` if nothing is quantized.
         val (dict): Validation metrics of the model that was chosen
             (:obj:`"trained"`) and of its float model (:obj:`"float"`);
             taken before a refit, which trains on validation too.
@@ -41,6 +44,7 @@ class TrainingResult:
     model: Union[QuantLightGCN, TransformRows]
     edge_index: Tensor
     float_embedding: Optional[Tensor] = None
+    exact_embedding: Optional[Tensor] = None
     val: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -189,6 +193,7 @@ class Trainer:
         return TrainingResult(
             run.served, run.context.edge_index,
             run.float_embedding() if run.float_state else None,
+            run.exact_embedding(),
             selected["val"],
             {name: stage["seconds"] for name, stage in done.items()},
             {name: {"steps": stage["step"], "best": stage["best_step"]}

@@ -2,6 +2,7 @@ r"""From a float model to the rows that transform coding starts with."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
@@ -17,6 +18,30 @@ _CLASSES = 16
 _OWN_PROFILE = 32
 # Times that bits are given anew after the other side's.
 _ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class PlanAxes:
+    r"""The axes that rows of a plan are in.
+
+    Args:
+        used (Tensor): Which of the plan's first axes the rows have, boolean.
+        rotation (Tensor, optional): What these were turned by before.
+    """
+
+    used: Tensor
+    rotation: Optional[Tensor] = None
+
+    def turn(self, users: Tensor, items: Tensor) -> Tensor:
+        r"""Returns the float rows of users, then items, in these axes: first
+        those that the rows have, then all others.
+        """
+        full = torch.cat(F.principal_axes(users, items, users.size(1)))
+        count = self.used.numel()
+        first, rest = full[:, :count], full[:, count:]
+        if self.rotation is not None:
+            first = first @ self.rotation
+        return torch.cat([first[:, self.used], first[:, ~self.used], rest], 1)
 
 
 class TransformPlan:
@@ -51,10 +76,14 @@ class TransformPlan:
         self.seed = seed
         axes = min(quant.axes, users.size(1))
         self.kinds = F.principal_axes(users, items, axes)
+        #: The axes of the rows that were made last.
+        self.axes = PlanAxes(torch.ones(axes, dtype=torch.bool,
+                                        device=users.device))
         if quant.allocation == "uniform":
             rotation = F.quantizing_rotation(torch.cat(self.kinds),
                                              quant.bits, seed=seed)
             self.kinds = (self.kinds[0] @ rotation, self.kinds[1] @ rotation)
+            self.axes = PlanAxes(self.axes.used, rotation)
             return
         curvature = F.directional_curvature(
             *self.kinds, temperature=quant.temperature, excluded=excluded)
@@ -93,6 +122,7 @@ class TransformPlan:
         used = (torch.cat(widths) > 0).any(0)
         if not bool(used.any()):
             used[0] = True
+        self.axes = PlanAxes(used)
         rows, tables = ([x[:, used] for x in parts]
                         for parts in (self.kinds, widths))
         return TransformRows(rows[0], rows[1], tables[0], tables[1],
