@@ -78,8 +78,9 @@ def score_distortion(
 
     Example:
         >>> users, items = torch.tensor([[1.0, 1.0]]), torch.eye(2)
-        >>> score_distortion(users, items, users, 0.5 * items, 7.0)
-        ScoreDistortion(kl=0.0, quadratic=0.0625, bound=0.09375)
+        >>> out = score_distortion(users, items, users, 0.5 * items, 7.0)
+        >>> [round(value, 6) for value in out]
+        [0.0, 0.0625, 0.09375]
     """
     tables = {"users": (users, quantized_users),
               "items": (items, quantized_items)}

@@ -194,13 +194,27 @@ def column_spread(x: Tensor) -> Tensor:
         >>> column_spread(x) / column_spread(x)[0]
         tensor([1., 2.])
     """
-    spread = x.square().mean(0).sqrt()
+    return two_way_fit(x, x.square().mean(0).sqrt())[1]
+
+
+def two_way_fit(x: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Fits :func:`row_scale` and :func:`column_spread` in turn, beginning
+    with a spread: the likeliest variances :math:`r_i^2 \sigma_k^2` of
+    Gaussians.
+
+    Args:
+        x (Tensor): Rows of shape :math:`(n, d)`.
+        spread (Tensor): The spread to begin with, :math:`(d)`.
+
+    Returns:
+        Scales :math:`r`, :math:`(n, 1)`, and spreads, :math:`(d)`.
+    """
     for _ in range(_ROUNDS):
         scale = row_scale(x, spread)
         rows = torch.where(scale > 0, x / scale.clamp(min=1e-30),
                            torch.zeros_like(x))
         spread = rows.square().mean(0).sqrt()
-    return spread
+    return scale, spread
 
 
 def bit_order(weight: Tensor, max_bits: int = 8) -> Tensor:
