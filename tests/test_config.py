@@ -75,7 +75,8 @@ def test_choices():
 
 @pytest.mark.parametrize("cls, kwargs, message", [
     (NodeQuantConfig, dict(recipe="best"), "'quant.recipe' needs to be one "
-     "of node_aware, transform, paper, uniform, float (got 'best')"),
+     "of node_aware, learned, transform, paper, uniform, float "
+     "(got 'best')"),
     (NodeQuantConfig, dict(where="middle"), "'quant.where' needs to be one "
      "of output, input, both (got 'middle')"),
     (NodeQuantConfig, dict(range="x"), "'quant.range' needs to be one of "
@@ -269,7 +270,7 @@ def test_node_aware_has_no_uniform_allocation():
     NodeQuantConfig("node_aware", allocation="degree", bytes_per_node=9)
 
 
-@pytest.mark.parametrize("recipe", ["transform", "node_aware"])
+@pytest.mark.parametrize("recipe", ["transform", "node_aware", "learned"])
 @pytest.mark.parametrize("kwargs, expected", [
     ({}, None), ({"bytes_per_node": 9.5}, 1928), ({"target_bytes": 777}, 777),
     ({"target_compression": 24}, 2165),
@@ -305,6 +306,39 @@ def test_recipes_that_distil_nothing(recipe, given):
 def test_the_rows_to_start_from_need_no_distillation():
     quant = NodeQuantConfig("transform", teacher="x", distill_weight=0)
     assert quant.teacher == "x"
+
+
+@pytest.mark.parametrize("kwargs, message", [
+    (dict(alpha_start="x"), "'quant.alpha_start' needs to be one of "
+     "sensitivity, degree (got 'x')"),
+    (dict(learn_steps=-1), "'quant.learn_steps' needs to be an integer of at "
+     "least 0 (got -1)"),
+    (dict(dual_rate=0),
+     "'quant.dual_rate' needs to be a number above 0 (got 0)"),
+    (dict(min_bits=2, max_bits=2), "'quant.min_bits' needs to be below "
+     "'quant.max_bits' for learned (got 2)"),
+    (dict(allocation="degree"), "'quant.allocation' needs to be one of "
+     "sensitivity, shuffled for learned (got 'degree')"),
+    (dict(target_bits=9),
+     "'quant.target_bits' needs to be a number in [1, 8] (got 9)"),
+    (dict(bytes_per_user=9, bytes_per_item=9),
+     "'quant.bytes_per_user' is no setting of recipe 'learned'"),
+])
+def test_wrong_settings_of_learned(kwargs, message):
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig("learned", **kwargs)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("recipe", ["node_aware", "paper", "uniform",
+                                    "transform", "float"])
+@pytest.mark.parametrize("kwargs", [dict(alpha_start="degree"),
+                                    dict(learn_steps=7), dict(dual_rate=.5)])
+def test_only_learned_learns(recipe, kwargs):
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig(recipe, **kwargs)
+    assert str(error.value) == (f"'quant.{[*kwargs][0]}' is no setting of "
+                                f"recipe '{recipe}'")
 
 
 def test_target_bits_matter_to_node_aware_only():

@@ -11,9 +11,16 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
-RECIPES = ("node_aware", "transform", "paper", "uniform", "float")
+RECIPES = ("node_aware", "learned", "transform", "paper", "uniform", "float")
 ALLOCATIONS = ("sensitivity", "degree", "uniform", "shuffled")
 WHERE = ("output", "input", "both")
+ALPHA_STARTS = ("sensitivity", "degree")
+# Recipes that do not take every allocation.
+_ALLOCATIONS_OF = {
+    "transform": ("sensitivity", "uniform", "shuffled"),
+    "node_aware": ("sensitivity", "degree", "shuffled"),
+    "learned": ("sensitivity", "shuffled"),
+}
 RANGES = ("symmetric", "minmax", "learned", "meanstd", "mse")
 #: Ranges that are symmetric about 0: their rows need no offset.
 SYMMETRIC_RANGES = ("symmetric", "mse")
@@ -21,7 +28,7 @@ ESTIMATORS = ("ste", "lsq", "noise")
 WIDTH_GRADIENTS = ("levels", "interpolated")
 ROW_SCALES = ("float16", "log8", "group")
 #: Recipes that train widths by their gradient.
-TRAINED_WIDTHS = ("paper", )
+TRAINED_WIDTHS = ("paper", "learned")
 DISTILLATIONS = ("listwise", "ranking", "margin", "mse")
 LOSSES = ("bpr", "softmax")
 MAX_SUPPORTED_BITS = 8
@@ -68,7 +75,8 @@ class NodeQuantConfig:
             principal axes of the scores, widths by node and axis, distilled
             fine-tuning of the served rows), :obj:`"node_aware"` (float warm
             start, widths from the sensitivity of the scores, exact budget,
-            distilled fine-tuning),
+            distilled fine-tuning), :obj:`"learned"` (the same with widths
+            that are trained by the distillation, then moved to the budget),
             :obj:`"paper"` (sigmoid controller trained jointly with BPR and
             the storage loss, rounded at the end), :obj:`"uniform"` (one width
             for all nodes, same fine-tuning) or :obj:`"float"`.
@@ -77,11 +85,11 @@ class NodeQuantConfig:
         min_bits (int): Smallest width of a node, in bits.
         max_bits (int): Largest width of a node, in bits (at most 8).
         target_bits (float): Mean width in bits to meet exactly
-            (:obj:`"node_aware"` only).
+            (:obj:`"node_aware"`, :obj:`"learned"`).
         bits (int): The width of :obj:`"uniform"`.
         bytes_per_node (float, optional): The most bytes a node that the
             packed file may have without its catalogue, everything counted
-            (:obj:`"transform"`, :obj:`"node_aware"`); instead of
+            (not of :obj:`"paper"`, :obj:`"uniform"`); instead of
             :obj:`target_bits`.
         target_bytes (int, optional): The same as a number of bytes.
         target_compression (float, optional): The same as how many times
@@ -96,6 +104,14 @@ class NodeQuantConfig:
             :obj:`axes`, rotated to equal spreads: the baseline), or
             :obj:`"shuffled"`, the widths of :obj:`"sensitivity"` dealt out at
             random among users and among items: a control.
+            :obj:`"learned"` takes its own widths for :obj:`"sensitivity"`.
+        alpha_start (str): Where the widths that :obj:`"learned"` trains
+            begin: :obj:`"sensitivity"`, the widths of :obj:`"node_aware"`,
+            or :obj:`"degree"`, the paper's start.
+        learn_steps (int): Steps that :obj:`"learned"` trains widths for.
+        dual_rate (float): How fast the price :math:`\lambda` of a bit rises
+            while the mean width is above the budget, as a share of its size
+            for each step and bit.
         axes (int): Principal axes that :obj:`"transform"` may use.
         min_bytes (int): The fewest bytes of codes of a row of
             :obj:`"transform"`.
@@ -178,6 +194,9 @@ class NodeQuantConfig:
     bytes_per_user: Optional[float] = None
     bytes_per_item: Optional[float] = None
     allocation: str = "sensitivity"
+    alpha_start: str = "sensitivity"
+    learn_steps: int = 400
+    dual_rate: float = 0.1
     axes: int = 96
     min_bytes: int = 1
     scale_bits: int = 4
@@ -224,7 +243,9 @@ class NodeQuantConfig:
                              f"(got {self.where} and {self.range})")
         self._check_rounding()
         self._check_budget()
-        if self.recipe == "node_aware" and self.budget_bytes(1) is None:
+        self._check_learning()
+        if (self.recipe in ("node_aware", "learned")
+                and self.budget_bytes(1) is None):
             check_number("quant.target_bits", self.target_bits, self.min_bits,
                          self.max_bits)
         check_number("quant.lambda_storage", self.lambda_storage, 0)
@@ -318,22 +339,41 @@ class NodeQuantConfig:
         if len(given) > 1:
             raise ValueError(f"a budget needs to be given once (got "
                              f"{' and '.join('quant.' + n for n in given)})")
-        allowed = {"transform": 4, "node_aware": 3}.get(self.recipe, 0)
+        allowed = {"transform": 4, "node_aware": 3,
+                   "learned": 3}.get(self.recipe, 0)
         for name in given:
             if (*names, "bytes_per_user").index(name) >= allowed:
                 raise ValueError(f"'quant.{name}' is no setting of recipe "
                                  f"'{self.recipe}'")
-        other = {"transform": "degree", "node_aware": "uniform"}
-        if self.allocation == other.get(self.recipe):
-            names_left = [name for name in ALLOCATIONS
-                          if name != self.allocation]
+        choices = _ALLOCATIONS_OF.get(self.recipe, ALLOCATIONS)
+        if self.allocation not in choices:
             raise ValueError(f"'quant.allocation' needs to be one of "
-                             f"{', '.join(names_left)} for {self.recipe} "
+                             f"{', '.join(choices)} for {self.recipe} "
                              f"(got '{self.allocation}')")
         if given and self.allocation == "uniform":
             raise ValueError(f"'quant.{given[0]}' needs widths that differ: "
                              f"uniform rows have 'quant.axes' times "
                              f"'quant.bits' bits")
+
+    def _check_learning(self) -> None:
+        check_choice("quant.alpha_start", self.alpha_start, ALPHA_STARTS)
+        check_number("quant.learn_steps", self.learn_steps, 0, integer=True)
+        check_number("quant.dual_rate", self.dual_rate, 0, open_low=True)
+        if self.recipe == "learned":
+            if self.min_bits == self.max_bits:
+                raise ValueError(f"'quant.min_bits' needs to be below "
+                                 f"'quant.max_bits' for learned "
+                                 f"(got {self.min_bits})")
+            return
+        self._check_unused("alpha_start", "learn_steps", "dual_rate")
+
+    def _check_unused(self, *names: str) -> None:
+        # What would be set for nothing is a mistake.
+        defaults = {item.name: item.default for item in fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"'quant.{name}' is no setting of recipe "
+                                 f"'{self.recipe}'")
 
     def budget_bytes(self, num_nodes: int) -> Optional[int]:
         r"""The most bytes of the embedding part, if there is such a bound.

@@ -44,7 +44,7 @@ EPILOG = """\
 choose among files of conf/ (an option of each group; the first is default):
   data=synthetic|csv|lightgcn_txt|recbole|lastfm|gowalla|yelp2018|amazon_book|
        movielens_100k|movielens_1m
-  quant=node_aware|transform|axes|paper|uniform|float
+  quant=node_aware|learned|transform|axes|paper|uniform|float
   experiment=NAME
 
 change single options (all of them: nodequant train --cfg job):

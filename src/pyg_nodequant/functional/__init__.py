@@ -13,6 +13,7 @@ from pyg_nodequant.functional.allocation import (
 )
 from pyg_nodequant.functional.bitwidth import (
     bit_width,
+    bit_width_slope,
     budget_total,
     degree_score,
     inverse_bit_width,
@@ -27,6 +28,7 @@ from pyg_nodequant.functional.distillation import (
     ranking_distillation_loss,
     score_distillation_loss,
 )
+from pyg_nodequant.functional.dual_ascent import DualState, dual_ascent, price
 from pyg_nodequant.functional.estimators import (
     lsq_factor,
     rounding_noise,
@@ -101,10 +103,12 @@ __all__ = [
     "GAUSSIAN_DISTORTION",
     "SPAN_FACTORS",
     "Adjacency",
+    "DualState",
     "ScoreDistortion",
     "allocate_bits",
     "allocate_levels",
     "bit_width",
+    "bit_width_slope",
     "bpr_loss",
     "budget_total",
     "build_adjacency",
@@ -119,6 +123,7 @@ __all__ = [
     "directional_curvature",
     "distillation_loss",
     "distortion_bound",
+    "dual_ascent",
     "fake_quantize",
     "gather_rows",
     "gaussian_span",
@@ -139,6 +144,7 @@ __all__ = [
     "num_levels",
     "pairs_between",
     "popularity_row",
+    "price",
     "principal_axes",
     "principal_maps",
     "profile_distortion",

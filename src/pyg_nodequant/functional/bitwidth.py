@@ -27,6 +27,19 @@ def bit_width(alpha: Tensor, min_bits: float, max_bits: float) -> Tensor:
     return min_bits + (max_bits - min_bits) * torch.sigmoid(alpha)
 
 
+def bit_width_slope(alpha: Tensor, min_bits: float,
+                    max_bits: float) -> Tensor:
+    r"""The derivative :math:`\partial b_i / \partial \alpha_i` of
+    :func:`bit_width`.
+
+    Example:
+        >>> bit_width_slope(torch.tensor([0.0]), 1, 8)
+        tensor([1.7500])
+    """
+    share = torch.sigmoid(alpha)
+    return (max_bits - min_bits) * share * (1 - share)
+
+
 def inverse_bit_width(
     bits: Tensor,
     min_bits: float,

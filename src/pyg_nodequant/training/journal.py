@@ -80,15 +80,19 @@ class Journal:
         best: dict[str, Tensor],
         float_state: dict[str, Tensor],
         state: dict[str, Any],
+        learned: Optional[dict[str, Tensor]] = None,
     ) -> None:
         r"""Replaces the checkpoint by the current state."""
         if self.run_dir is None:
             return
+        groups = {"float": float_state}
+        if learned:
+            groups["learned"] = learned
         save_checkpoint(
             self.run_dir, model=model, optimizer=optimizer, best=best,
             state={**state, "history": self.rows,
                    "fingerprint": self._fingerprint},
-            groups={"float": float_state})
+            groups=groups)
 
     def close(self) -> None:
         r"""Writes what loggers still buffer."""

@@ -97,6 +97,7 @@ class StageLoop:
         if checkpoint.optimizer is not None:
             self.stage.optimizer.load_state_dict(checkpoint.optimizer)
         self.stage.schedule.load_state_dict(checkpoint.state["schedule"])
+        self.stage.load_state_dict(checkpoint.state.get("extra", {}))
         self.progress = StageProgress(**checkpoint.state["progress"],
                                       best=checkpoint.best or {})
 
@@ -153,6 +154,7 @@ class StageLoop:
                                negatives)
         self.stage.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.stage.after_backward()
         self.stage.optimizer.step()
         self.stage.schedule.advance()
         return loss.detach(), lr
@@ -177,7 +179,8 @@ class StageLoop:
         schedule, progress = self.stage.schedule, self.progress
         metrics = validate(self.context)
         metric = metrics.get(self.options.monitor)
-        may_keep = schedule.settling or not self.stage.keep_only_settled
+        may_keep = self.stage.keeps_best and (
+            schedule.settling or not self.stage.keep_only_settled)
         if metric is not None and may_keep and metric > progress.best_metric:
             progress.best_metric = metric
             progress.best_step = progress.step

@@ -18,6 +18,7 @@ from pyg_nodequant.training.cold import hold_rows, settle_cold_nodes
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.float_cache import FloatCache
 from pyg_nodequant.training.journal import Journal
+from pyg_nodequant.training.learn_stage import LearnStage, start_widths
 from pyg_nodequant.training.loop import StageLoop, StageProgress, copy_state
 from pyg_nodequant.training.schedule import PlateauSchedule
 from pyg_nodequant.training.stages import (
@@ -33,10 +34,12 @@ from pyg_nodequant.training.transform_plan import PlanAxes, TransformPlan
 RECIPE_STAGES = {
     "float": ("float", ),
     "node_aware": ("float", "finetune"),
+    "learned": ("float", "learn", "finetune"),
     "transform": ("float", "transform"),
     "uniform": ("float", "finetune"),
     "paper": ("float", "joint"),
 }
+_STAGES: dict[str, type[Stage]] = {**STAGES, LearnStage.name: LearnStage}
 Plans = dict[str, tuple[int, int]]
 
 
@@ -83,6 +86,8 @@ class RecipeRun:
         self.plans: Plans = {}
         self.float_state: dict[str, Tensor] = {}
         self.axes: Optional[PlanAxes] = None
+        #: What a stage has learned of the widths, for the next one.
+        self.learned: dict[str, Tensor] = {}
 
     @property
     def model(self) -> QuantLightGCN:
@@ -115,6 +120,8 @@ class RecipeRun:
             self.plans = {name: (int(a), int(b)) for name, (a, b)
                           in checkpoint.state["plans"].items()}
             self.float_state = dict(checkpoint.groups.get("float", {}))
+            self.learned = {name: value.to(self.context.device) for name, value
+                            in checkpoint.groups.get("learned", {}).items()}
             if self.stages[-1] in self.done:
                 if self.stages[-1] == "transform":
                     self.prepare_transform()
@@ -133,6 +140,8 @@ class RecipeRun:
         r"""Prepares and runs one stage, and writes a checkpoint."""
         if name == "finetune":
             self.prepare_finetuning()
+        elif name == "learn":
+            self.prepare_learning()
         elif name == "transform":
             self.prepare_transform()
         elif name == "joint" and self.float_state:
@@ -147,7 +156,7 @@ class RecipeRun:
                              self.config.trainer.batch_size,
                              seed=self.config.seed * 16 + index)
         kind = FLOAT_STAGES[self.config.loss.name] if name == "float" \
-            else STAGES[name]
+            else _STAGES[name]
         stage = kind(self.context, sampler.steps_per_epoch)
         loop = StageLoop(stage, self.context, sampler, self.record, self.save)
         if checkpoint is not None:
@@ -168,6 +177,8 @@ class RecipeRun:
         if name == "joint":
             self.model.embedding.controller.freeze()
             self.settle_cold_nodes()
+        if name == "learn":
+            self.learned = {"bits": self.model.embedding.controller().detach()}
         self.save(stage, progress)
 
     def settle_cold_nodes(self) -> None:
@@ -227,6 +238,28 @@ class RecipeRun:
             bits = self.node_widths(rows)
         controller.set_bits(bits)
         controller.freeze(bits)
+        self.calibrate(rows)
+
+    @torch.no_grad()
+    def prepare_learning(self) -> None:
+        r"""Starts from the float model, with the widths that its rankings or
+        its degrees suggest.
+        """
+        model, quant = self.model, self.config.quant
+        rows = self.float_embedding()
+        self.context.teacher = rows if self.teacher is None else self.teacher
+        model.load_state_dict(self.float_state)
+        controller = model.embedding.controller
+        bits = self.node_widths(rows)
+        controller.reset_parameters()  # to the degrees
+        if quant.alpha_start == "sensitivity":
+            start_widths(controller, bits)
+        self.context.target_bits = float(bits.double().mean())
+        self.calibrate(rows)
+
+    def calibrate(self, rows: Tensor) -> None:
+        r"""Starts learned ranges, if there are any."""
+        model = self.model
         model.embedding.quantizer.calibrate(model.embedding.weight)
         if model.output_quantizer is not None:
             model.output_quantizer.calibrate(rows)
@@ -252,21 +285,27 @@ class RecipeRun:
         self.axes = plan.axes
 
     def node_widths(self, teacher: Tensor) -> Tensor:
-        r"""The widths of :obj:`node_aware` at its budget."""
+        r"""The widths at the budget: those that were learned, moved to it, or
+        else the closed form.
+        """
         quant, data = self.config.quant, self.context.data
-        weight = self.sensitivity(teacher)
+        count = teacher.size(0)
+        learned = self.learned.get("bits")
+        wanted = self.sensitivity(teacher) if learned is None else learned
 
         def widths(total: int) -> Tensor:
-            bits = F.allocate_bits(weight, total / weight.numel(),
-                                   quant.min_bits, quant.max_bits,
-                                   quant.sensitivity_power)
+            bounds = total / count, quant.min_bits, quant.max_bits
+            if learned is not None:
+                bits = F.project_to_budget(wanted, *bounds)
+            else:
+                bits = F.allocate_bits(wanted, *bounds,
+                                       quant.sensitivity_power)
             if quant.allocation != "shuffled":
                 return bits
             users, seed = data.num_users, 2 * self.config.seed
             return torch.cat([F.shuffled(bits[:users], seed),
                               F.shuffled(bits[users:], seed + 1)])
 
-        count = weight.numel()
         budget = quant.budget_bytes(count)
         if budget is None:
             return widths(F.budget_total(count, quant.target_bits))
@@ -362,12 +401,14 @@ class RecipeRun:
             model=self.served.state_dict(),
             optimizer=stage.optimizer.state_dict(),
             best=progress.best, float_state=self.float_state,
+            learned=self.learned,
             state={
                 **self.carried,
                 "run": self.name,
                 "stage": stage.name,
                 "progress": progress.scalars(),
                 "schedule": stage.schedule.state_dict(),
+                "extra": stage.state_dict(),
                 "done": self.done,
                 "plans": {k: list(v) for k, v in self.plans.items()},
             })

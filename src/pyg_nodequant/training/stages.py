@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class TrainingContext:
     teacher: Optional[Tensor] = None
     #: Courses to repeat, by stage: (step the fall begins at, last step).
     plans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: The mean width to learn.
+    target_bits: Optional[float] = None
     #: The rows that are served instead of the model's, if there are any.
     rows: Optional[TransformRows] = None
 
@@ -99,6 +101,8 @@ class Stage(ABC):
     #: Whether only models of the learning rate's final fall may be kept; it
     #: then goes on from the model as it is, not from the best one yet.
     keep_only_settled = False
+    #: Whether it ends with the best model on validation, not the last one.
+    keeps_best = True
 
     def __init__(self, context: TrainingContext, steps_per_epoch: int) -> None:
         self.context = context
@@ -139,6 +143,24 @@ class Stage(ABC):
     def begin_step(self, step: int) -> None:
         r"""Makes what is random within a step a function of seed and step."""
         self.model.seed_noise(2 * (self.config.seed * 1_000_003 + step))
+    def after_backward(self) -> None:  # noqa: B027, most have nothing to do
+        r"""What follows from the gradients, before the optimizer's step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        r"""What it has to remember beside its optimizer and schedule, made of
+        what a checkpoint can hold.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        r"""Continues from a state.
+
+        Raises:
+            ValueError: If it is of another kind of stage.
+        """
+        if state:
+            raise ValueError(f"stage '{self.name}' has no such state "
+                             f"(got {', '.join(state)})")
 
     def set_lr(self) -> float:
         r"""Sets and returns this step's learning rate."""

@@ -81,6 +81,8 @@ class Trainer:
     * :obj:`node_aware`: float model; widths by the sensitivity of its
       rankings, summing exactly to the budget; fine-tuning by
       distillation with the widths frozen.
+    * :obj:`learned`: the same with widths that are trained by distillation,
+      priced by dual ascent, and moved to the budget.
     * :obj:`uniform`: the same with one width for all.
     * :obj:`paper`: widths trained jointly with BPR and the storage loss
       (`arXiv 2508.16516 <https://arxiv.org/abs/2508.16516>`_), rounded at the
