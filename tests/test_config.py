@@ -341,6 +341,44 @@ def test_only_learned_learns(recipe, kwargs):
                                 f"recipe '{recipe}'")
 
 
+@pytest.mark.parametrize("recipe, kwargs, message", [
+    ("node_aware", dict(interval="x"), "'quant.interval' needs to be one of "
+     "row, message_passing (got 'x')"),
+    ("node_aware", dict(gradient="x"),
+     "'quant.gradient' needs to be one of ste, relation (got 'x')"),
+    ("node_aware", dict(interval="message_passing", interval_mix=1.5),
+     "'quant.interval_mix' needs to be a number in [0, 1] (got 1.5)"),
+    ("node_aware", dict(gradient="relation", relation_weight=-1),
+     "'quant.relation_weight' needs to be a number in [0, 1] (got -1)"),
+    ("node_aware", dict(interval_mix=.5),
+     "'quant.interval_mix' is no setting of interval 'row'"),
+    ("paper", dict(relation_weight=.5),
+     "'quant.relation_weight' is no setting of gradient 'ste'"),
+    ("paper", dict(interval="message_passing", range="learned"),
+     "'quant.interval' needs to be row for quant.range=learned, whose "
+     "intervals are trained (got 'message_passing')"),
+    ("transform", dict(interval="message_passing"),
+     "'quant.interval' is no setting of recipe 'transform'"),
+    ("float", dict(gradient="relation"),
+     "'quant.gradient' is no setting of recipe 'float'"),
+])
+def test_wrong_settings_of_the_graph(recipe, kwargs, message):
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig(recipe, **kwargs)
+    assert str(error.value) == message
+
+
+def test_intervals_of_the_graph_need_layers():
+    quant = NodeQuantConfig(interval="message_passing")
+    with pytest.raises(ValueError, match="'model.num_layers' needs to be at "
+                       r"least 1 for quant.interval=message_passing"):
+        ExperimentConfig(quant=quant, model=ModelConfig(num_layers=0))
+    related = NodeQuantConfig(gradient="relation", range="learned")
+    ExperimentConfig(quant=related, model=ModelConfig(num_layers=0))
+    assert quant.uses_graph and related.uses_graph
+    assert not NodeQuantConfig().uses_graph
+
+
 def test_target_bits_matter_to_node_aware_only():
     assert NodeQuantConfig(recipe="paper", target_bits=99).target_bits == 99
     transform = NodeQuantConfig(recipe="transform", target_bits=99)

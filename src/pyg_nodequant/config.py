@@ -31,6 +31,8 @@ ROW_SCALES = ("float16", "log8", "group")
 TRAINED_WIDTHS = ("paper", "learned")
 DISTILLATIONS = ("listwise", "ranking", "margin", "mse")
 LOSSES = ("bpr", "softmax")
+INTERVALS = ("row", "message_passing")
+GRADIENTS = ("ste", "relation")
 MAX_SUPPORTED_BITS = 8
 
 
@@ -138,6 +140,15 @@ class NodeQuantConfig:
             :obj:`"group"` (one float16 for all users, or items, of one of 16
             bins of degrees and one width). The last two need symmetric
             ranges and :obj:`where="output"`.
+        interval (str): Where the interval of a row comes from: :obj:`"row"`,
+            its own numbers, or :obj:`"message_passing"`, refined over the
+            layers of the graph (:obj:`range` symmetric or minmax).
+        interval_mix (float): The neighbours' share in
+            :obj:`"message_passing"`, from 0 to 1.
+        gradient (str): How the gradient passes the rounding: :obj:`"ste"`,
+            straight through, or :obj:`"relation"`, with a share of the
+            neighbours' gradients as far as their rounding errors agree.
+        relation_weight (float): That share, from 0 to 1.
         sensitivity_power (float): Exponent that tempers the sensitivity;
             below 1 the cold nodes keep more bits.
         distill_weight (float): Weight of the distillation while fine-tuning.
@@ -205,6 +216,10 @@ class NodeQuantConfig:
     estimator: str = "ste"
     width_gradient: str = "levels"
     row_scale: str = "float16"
+    interval: str = "row"
+    interval_mix: float = 0.1
+    gradient: str = "ste"
+    relation_weight: float = 0.1
     sensitivity_power: float = 1.0
     distill_weight: float = 1.0
     distillation: str = "listwise"
@@ -244,6 +259,7 @@ class NodeQuantConfig:
         self._check_rounding()
         self._check_budget()
         self._check_learning()
+        self._check_graph()
         if (self.recipe in ("node_aware", "learned")
                 and self.budget_bytes(1) is None):
             check_number("quant.target_bits", self.target_bits, self.min_bits,
@@ -367,13 +383,36 @@ class NodeQuantConfig:
             return
         self._check_unused("alpha_start", "learn_steps", "dual_rate")
 
-    def _check_unused(self, *names: str) -> None:
+    def _check_graph(self) -> None:
+        check_choice("quant.interval", self.interval, INTERVALS)
+        check_choice("quant.gradient", self.gradient, GRADIENTS)
+        check_number("quant.interval_mix", self.interval_mix, 0, 1)
+        check_number("quant.relation_weight", self.relation_weight, 0, 1)
+        if self.recipe in ("float", "transform"):
+            self._check_unused("interval", "gradient")
+        if self.interval == "row":
+            self._check_unused("interval_mix", why="interval 'row'")
+        elif self.range == "learned":
+            raise ValueError("'quant.interval' needs to be row for "
+                             "quant.range=learned, whose intervals are "
+                             "trained (got 'message_passing')")
+        elif self.range not in ("symmetric", "minmax"):
+            raise ValueError(f"'quant.range' needs to be symmetric or minmax "
+                             f"for 'quant.interval' = message_passing "
+                             f"(got '{self.range}')")
+        if self.uses_graph:
+            self._check_unused("estimator", "width_gradient", "row_scale",
+                               why="a quantizer that knows of the graph")
+        if self.gradient == "ste":
+            self._check_unused("relation_weight", why="gradient 'ste'")
+
+    def _check_unused(self, *names: str, why: str = "") -> None:
         # What would be set for nothing is a mistake.
+        why = why or f"recipe '{self.recipe}'"
         defaults = {item.name: item.default for item in fields(self)}
         for name in names:
             if getattr(self, name) != defaults[name]:
-                raise ValueError(f"'quant.{name}' is no setting of recipe "
-                                 f"'{self.recipe}'")
+                raise ValueError(f"'quant.{name}' is no setting of {why}")
 
     def budget_bytes(self, num_nodes: int) -> Optional[int]:
         r"""The most bytes of the embedding part, if there is such a bound.
@@ -389,6 +428,11 @@ class NodeQuantConfig:
         if self.target_compression is not None:
             return int(256 * num_nodes / self.target_compression)
         return None
+
+    @property
+    def uses_graph(self) -> bool:
+        r"""Whether quantizers have to know the graph."""
+        return (self.interval, self.gradient) != ("row", "ste")
 
     @property
     def width_bounds(self) -> tuple[int, int]:
@@ -592,6 +636,10 @@ class ExperimentConfig:
                                  f"loss.name={self.loss.name}, whose rows are "
                                  f"scaled after propagation (got "
                                  f"'{self.quant.where}')")
+        if (self.quant.interval == "message_passing"
+                and self.model.num_layers == 0):
+            raise ValueError("'model.num_layers' needs to be at least 1 for "
+                             "quant.interval=message_passing (got 0)")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

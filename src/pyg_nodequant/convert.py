@@ -126,6 +126,7 @@ def quantize_(
                          "'filter_fn' selects (got none)")
     for place in places:  # before anything is changed
         _check_place(place, weight_access)
+        _check_graph(place, config)
     for place in places:
         _quantize_place(place, config, weight_access)
     return [place.report() for place in places]
@@ -224,6 +225,15 @@ def _check_place(place: _Place, weight_access: bool) -> None:
         raise ValueError("'model' is itself an embedding, which has no place "
                          "to be replaced in: use "
                          "NodeAwareQuantEmbedding.from_embedding")
+
+
+def _check_graph(place: _Place, config: NodeQuantConfig) -> None:
+    known = any(type(model) is LightGCN for model in _light_gcns(place))
+    if config.uses_graph and not known:
+        raise ValueError(f"'quant.interval' and 'quant.gradient' need to be "
+                         f"row and ste for '{place.name}', which no LightGCN "
+                         f"reads: its graph is not known "
+                         f"(got {config.interval} and {config.gradient})")
 
 
 def _quantize_place(

@@ -309,3 +309,21 @@ def test_input_tables_are_propagated_when_opened(layers, data, tmp_path):
     pack_model(model, data.edge_index(), data).save(path)
     rows = model.eval().get_embedding(data.edge_index()).detach()
     assert_parity(PackedRecommender.open(path), rows, data)
+
+
+@pytest.mark.parametrize("recipe", ["node_aware", "paper", "learned"])
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("range", ["symmetric", "minmax"])
+def test_intervals_of_the_graph_are_packed_as_trained(
+        recipe, where, range, data, trained, tmp_path):
+    learn = {"learn_steps": 8} if recipe == "learned" else {}
+    result = trained(recipe, where=where, range=range, **learn,
+                     interval="message_passing", interval_mix=0.3,
+                     gradient="relation", trainer={"refit": False})
+    assert_parity(reopened(result, data, tmp_path), result.embedding(), data)
+    # A model that is loaded again packs the same, whatever it has run yet.
+    loaded = QuantLightGCN(210, 8, 2, quant=result.model.quant).eval()
+    loaded.load_state_dict(result.model.state_dict())
+    path = tmp_path / "again.nq"
+    pack_model(loaded, result.edge_index, data).save(path)
+    assert path.read_bytes() == (tmp_path / "model.nq").read_bytes()

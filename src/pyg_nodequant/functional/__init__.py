@@ -38,6 +38,7 @@ from pyg_nodequant.functional.interpolate import (
     interpolate_quantize,
     neighbour_bits,
 )
+from pyg_nodequant.functional.interval import mix_scale, neighbour_log_scale
 from pyg_nodequant.functional.item_sample import sample_items
 from pyg_nodequant.functional.losses import bpr_loss, l2_loss
 from pyg_nodequant.functional.pairs import pairs_between
@@ -72,6 +73,11 @@ from pyg_nodequant.functional.rate_distortion import (
     distortion_bound,
     quadratic_distortion,
     reverse_water_filling,
+)
+from pyg_nodequant.functional.relation import (
+    relation_gradient,
+    relation_term,
+    rounding_residual,
 )
 from pyg_nodequant.functional.score_distortion import (
     ScoreDistortion,
@@ -138,9 +144,11 @@ __all__ = [
     "margin_distillation_loss",
     "meanstd_range",
     "minmax_range",
+    "mix_scale",
     "mse_factor",
     "mse_range",
     "neighbour_bits",
+    "neighbour_log_scale",
     "num_levels",
     "pairs_between",
     "popularity_row",
@@ -156,9 +164,12 @@ __all__ = [
     "quantize_axes",
     "quantizing_rotation",
     "ranking_distillation_loss",
+    "relation_gradient",
+    "relation_term",
     "reverse_water_filling",
     "round_bits",
     "rounding_noise",
+    "rounding_residual",
     "row_scale",
     "safe_sqrt",
     "sample_items",

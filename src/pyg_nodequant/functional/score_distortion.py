@@ -7,7 +7,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from pyg_nodequant.functional.losses import listwise_kl_loss
+from pyg_nodequant.functional.distillation import listwise_kl_loss
 from pyg_nodequant.functional.rate_distortion import (
     curved_errors,
     directional_curvature,

@@ -3,6 +3,7 @@ r"""Torch modules: parameters, shapes and repr; the maths is in functional."""
 from pyg_nodequant.nn.controller import BitWidthController
 from pyg_nodequant.nn.embedding import NodeAwareQuantEmbedding
 from pyg_nodequant.nn.faiss_index import to_faiss
+from pyg_nodequant.nn.graph_quantizer import GraphQuantizer
 from pyg_nodequant.nn.lightgcn import QuantLightGCN
 from pyg_nodequant.nn.packed import PackedEmbedding
 from pyg_nodequant.nn.packed_index import PackedMIPSIndex
@@ -16,6 +17,7 @@ from pyg_nodequant.nn.weight import NodeAwareQuantWeight
 __all__ = [
     "AxisCodes",
     "BitWidthController",
+    "GraphQuantizer",
     "NodeAwareQuantEmbedding",
     "NodeAwareQuantWeight",
     "NodeAwareQuantizer",

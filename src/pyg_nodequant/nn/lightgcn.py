@@ -21,6 +21,7 @@ from pyg_nodequant.nn.embedding import (
     NodeAwareQuantEmbedding,
     keep_missing_quantizer_state,
 )
+from pyg_nodequant.nn.graph_quantizer import GraphQuantizer
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,32 @@ def scale_groups(
     return groups
 
 
+def new_quantizer(
+    model: LightGCN,
+    quant: NodeQuantConfig,
+    groups: Optional[Tensor] = None,
+) -> NodeAwareQuantizer:
+    r"""Returns a quantizer of a model's nodes that shares the controller of
+    its embedding.
+    """
+    controller = model.embedding.controller
+    size = model.num_nodes, model.embedding_dim, controller, quant.range
+    if quant.uses_graph:
+        mixed = quant.interval == "message_passing"
+        related = quant.gradient == "relation"
+        out: NodeAwareQuantizer = GraphQuantizer(
+            *size, num_layers=model.num_layers,
+            interval_mix=quant.interval_mix if mixed else 0.0,
+            relation_weight=quant.relation_weight if related else 0.0)
+    else:
+        out = NodeAwareQuantizer(
+            *size, estimator=quant.estimator,
+            width_gradient=quant.width_gradient, row_scale=quant.row_scale,
+            groups=groups)
+    out.borrow_controller()
+    return out.to(model.embedding.weight.device).train(model.training)
+
+
 class QuantLightGCN(LightGCN):  # type: ignore[misc]
     r"""LightGCN whose embeddings have node-aware precision
     (`arXiv 2508.16516 <https://arxiv.org/abs/2508.16516>`_).
@@ -92,8 +119,9 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             (default: :math:`1 / (L + 1)`)
         quant (NodeQuantConfig, optional): Uses its :obj:`where`,
             :obj:`max_bits`, :obj:`min_bits`, :obj:`range`,
-            :obj:`estimator`, :obj:`width_gradient` and :obj:`row_scale`; with
-            :obj:`recipe="float"` nothing is quantized.
+            :obj:`estimator`, :obj:`width_gradient`, :obj:`row_scale`,
+            :obj:`interval` and :obj:`gradient`; with :obj:`recipe="float"`
+            nothing is quantized.
         degree (torch.Tensor, optional): Degrees of shape :math:`(N)` that
             the widths start from, and whose 16 bins :obj:`row_scale="group"`
             tells apart (without them, kinds and widths alone).
@@ -158,16 +186,12 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             self.alpha = self.alpha.to(torch.get_default_dtype())
         self.output_quantizer: Optional[NodeAwareQuantizer] = None
         if self.quant.where != "input":
-            self.output_quantizer = NodeAwareQuantizer(
-                self.num_nodes, self.embedding_dim,
-                self.embedding.controller, self.quant.range,
-                estimator=quant.estimator, width_gradient=quant.width_gradient,
-                row_scale=quant.row_scale, groups=groups)
-            self.output_quantizer.borrow_controller()
-            self.output_quantizer.to(self.embedding.weight.device)
-            self.output_quantizer.train(self.training)
+            self.output_quantizer = new_quantizer(self, quant, groups)
+        if self.quant.where != "output" and self.quant.uses_graph:
+            self.embedding.quantizer = new_quantizer(self, quant)
         self.register_load_state_dict_pre_hook(keep_missing_quantizer_state)
         self._adjacency = AdjacencyCache()
+        self._relations = AdjacencyCache()  # always normalised
         self._obstacle: Optional[str] = None
 
     def reset_parameters(self) -> None:
@@ -196,6 +220,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
                 :math:`(B)`; only their rows are quantized. (default:
                 :obj:`None`, all nodes)
         """
+        self.attach_graph(edge_index, edge_weight)
         x: Tensor
         if self.quantization_enabled and self.quant.where != "output":
             x = self.embedding.quantized_weight()
@@ -203,6 +228,33 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
             x = self.embedding.weight
         return self.quantize_output(
             self.propagate_embedding(x, edge_index, edge_weight), n_id)
+
+    def attach_graph(self, edge_index: Adj,
+                     edge_weight: OptTensor = None) -> None:
+        r"""Tells the graph to quantizers that need it
+        (:obj:`quant.interval="message_passing"`,
+        :obj:`quant.gradient="relation"`), as :meth:`get_embedding` does.
+
+        Raises:
+            ValueError: If they need it and it is no tensor.
+        """
+        # A packed embedding has no quantizer any more.
+        places = (getattr(self.embedding, "quantizer", None),
+                  self.output_quantizer)
+        found = [place for place in places
+                 if isinstance(place, GraphQuantizer)]
+        if not found:
+            return
+        if not isinstance(edge_index, Tensor):
+            raise ValueError(f"'edge_index' needs to be a tensor for "
+                             f"quant.interval=message_passing and "
+                             f"quant.gradient=relation "
+                             f"(got {type(edge_index).__name__})")
+        check_edge_weight(edge_index, edge_weight)
+        adjacency = self._relations.get(
+            edge_index, self.num_nodes, edge_weight, True, torch.float32)
+        for quantizer in found:
+            quantizer.adjacency = adjacency
 
     def quantize_output(self, x: Tensor,
                         n_id: Optional[Tensor] = None) -> Tensor:
@@ -215,6 +267,8 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         if n_id is None:
             out: Tensor = quantizer(x)
         elif n_id.numel() < self.num_nodes:
+            if isinstance(quantizer, GraphQuantizer):
+                quantizer.refresh(x)
             out = quantizer(F.gather_rows(x, n_id), n_id, x)
         else:  # a batch larger than the table: each row is needed once
             out = F.gather_rows(quantizer(x), n_id)

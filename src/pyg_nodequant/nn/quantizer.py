@@ -205,6 +205,7 @@ class NodeAwareQuantizer(torch.nn.Module):
                 # Rows that share a scale may be far smaller than their range.
                 out = F.fake_quantize(rows, bits, delta, mu, noise,
                                       self.stored_scale.form == "group")
+                out = self._estimated(out, rows, bits, delta, mu, n_id)
             elif self.width_gradient == "interpolated":
                 low, high = (self._range(rows, whole, n_id)
                              for whole in F.neighbour_bits(bits))
@@ -212,6 +213,7 @@ class NodeAwareQuantizer(torch.nn.Module):
             else:
                 delta, mu = self._range(rows, bits, n_id)
                 out = F.fake_quantize(rows, bits, delta, mu, noise)
+                out = self._estimated(out, rows, bits, delta, mu, n_id)
             if self.controller.min_bits > 0:
                 return out
             # A row of width 0 stores no code: it reads as zeros.
@@ -328,6 +330,11 @@ class NodeAwareQuantizer(torch.nn.Module):
         seen = seen.unsqueeze(-1)
         start, low = F.symmetric_range(x, bits)
         return torch.where(seen, delta, start), torch.where(seen, mu, low)
+
+    def _estimated(self, out: Tensor, x: Tensor, bits: Tensor, delta: Tensor,
+                   mu: Tensor, n_id: Optional[Tensor]) -> Tensor:
+        # For other estimates of the gradient; the values stay.
+        return out
 
     @staticmethod
     def _step(delta: Tensor, bits: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ def pack_model(
         users = FloatTable(rows[:interactions.num_users])
         items = FloatTable(rows[interactions.num_users:])
     else:
+        model.attach_graph(edge_index)
         if model.quant.where == "input":
             check_propagation(model)
             quantizer, x = model.embedding.quantizer, model.embedding.weight

@@ -134,6 +134,9 @@ class RecipeRun:
             self.run_stage(index, name, checkpoint if same else None)
         self.served.quantization_enabled = self.config.quant.recipe != "float"
         self.served.eval()
+        if self.config.quant.uses_graph:  # ranges of the rows as they are now
+            with torch.no_grad():
+                self.served.get_embedding(self.context.edge_index)
 
     def run_stage(self, index: int, name: str,
                   checkpoint: Optional[Checkpoint]) -> None:
