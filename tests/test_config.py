@@ -112,8 +112,18 @@ def test_choices():
      "'quant.max_bits' needs to be an integer in [1, 8] (got 0)"),
     (NodeQuantConfig, dict(max_bits=99),
      "'quant.max_bits' needs to be an integer in [1, 8] (got 99)"),
-    (NodeQuantConfig, dict(min_bits=0),
-     "'quant.min_bits' needs to be an integer in [1, 8] (got 0)"),
+    (NodeQuantConfig, dict(min_bits=-1),
+     "'quant.min_bits' needs to be an integer in [0, 8] (got -1)"),
+    *[(NodeQuantConfig, dict(min_bits=0, **options),
+       f"'quant.min_bits' needs to be at least 1 but for recipe node_aware "
+       f"with where=output and range=symmetric (got 0 for "
+       f"{options.get('recipe', 'node_aware')} with "
+       f"where={options.get('where', 'output')} and "
+       f"range={options.get('range', 'symmetric')})")
+      for options in (dict(recipe="paper"), dict(recipe="uniform"),
+                      dict(recipe="transform"), dict(recipe="float"),
+                      dict(where="input"), dict(where="both"),
+                      dict(range="minmax"), dict(range="learned"))],
     (NodeQuantConfig, dict(min_bits=5, max_bits=4),
      "'quant.min_bits' needs to be at most 'quant.max_bits' = 4 (got 5)"),
     (NodeQuantConfig, dict(bits=9),

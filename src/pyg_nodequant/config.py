@@ -84,7 +84,11 @@ class NodeQuantConfig:
             for all nodes, same fine-tuning) or :obj:`"float"`.
         where (str): :obj:`"output"` quantizes the propagated embeddings that
             are served, :obj:`"input"` the layer-0 table, :obj:`"both"` both.
-        min_bits (int): Smallest width of a node, in bits.
+        min_bits (int): Smallest width of a node, in bits. 0 (for
+            :obj:`"node_aware"` with :obj:`where="output"` and
+            :obj:`range="symmetric"`) lets nodes have no codes at all: such
+            users share one row, which ranks items by popularity, and such
+            items are rows of zeros, which score 0 with everyone.
         max_bits (int): Largest width of a node, in bits (at most 8).
         target_bits (float): Mean width in bits to meet exactly
             (:obj:`"node_aware"`, :obj:`"learned"`).
@@ -239,11 +243,20 @@ class NodeQuantConfig:
         check_choice("quant.range", self.range, RANGES)
         top = MAX_SUPPORTED_BITS
         check_number("quant.max_bits", self.max_bits, 1, top, integer=True)
-        check_number("quant.min_bits", self.min_bits, 1, top, integer=True)
+        check_number("quant.min_bits", self.min_bits, 0, top, integer=True)
         if self.min_bits > self.max_bits:
             raise ValueError(f"'quant.min_bits' needs to be at most "
                              f"'quant.max_bits' = {self.max_bits} "
                              f"(got {self.min_bits})")
+        if self.min_bits == 0:
+            if (self.recipe, self.where, self.range) != (
+                    "node_aware", "output", "symmetric"):
+                raise ValueError(
+                    f"'quant.min_bits' needs to be at least 1 but for recipe "
+                    f"node_aware with where=output and range=symmetric (got 0 "
+                    f"for {self.recipe} with where={self.where} and "
+                    f"range={self.range})")
+            self._check_unused("row_scale", "interval", why="min_bits 0")
         check_number("quant.bits", self.bits, 1, top, integer=True)
         check_choice("quant.allocation", self.allocation, ALLOCATIONS)
         check_number("quant.axes", self.axes, 1, 4096, integer=True)

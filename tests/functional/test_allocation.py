@@ -149,6 +149,28 @@ def test_allocation_meets_the_budget(target):
     assert bool((out[order].diff()[larger] >= 0).all())
 
 
+@pytest.mark.parametrize("target", [0.0, 0.001, 0.5, 1.0, 2.345, 8.0])
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_allocation_from_no_bits_on_meets_the_budget(target, power):
+    weight = torch.rand(997, generator=torch.Generator().manual_seed(0))
+    weight[::7] = 0
+    out = F.allocate_bits(weight, target, min_bits=0, power=power)
+    assert int(out.sum()) == F.budget_total(997, target)
+    assert int(out.min()) >= 0 and int(out.max()) <= 8
+    assert bool((out == 0).any()) == (target < 8)
+    if target <= 1:  # who does not matter has no bits as long as others do
+        assert not bool(out[::7].any())
+
+
+def test_no_bits_at_all():
+    assert F.allocate_bits(torch.ones(3), 0.0, 0, 8).tolist() == [0, 0, 0]
+    # One for each that counts, before a second one is worth it.
+    assert F.allocate_bits(torch.tensor([3.0, 2.0, 0.0]), 2 / 3,
+                           0).tolist() == [1, 1, 0]
+    assert F.allocate_bits(torch.tensor([9.0, 1.0, 1.0]), 2 / 3,
+                           0).tolist() == [2, 0, 0]
+
+
 def test_ties_go_to_the_lowest_id():
     assert F.allocate_bits(torch.ones(5), 1.6).tolist() == [2, 2, 2, 1, 1]
     zeros = F.allocate_bits(torch.zeros(5), 1.6)

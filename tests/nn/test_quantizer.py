@@ -150,6 +150,70 @@ def test_width_of_zero():
             assert float(stored.scale[0]) == float(stored.offset[0]) == 0
 
 
+def sharing(bits=(0, 3, 0, 2, 0)):
+    """Five nodes, of which the first three are users."""
+    controller = BitWidthController(5, min_bits=0)
+    controller.freeze(torch.tensor(bits))
+    quantizer = NodeAwareQuantizer(5, 4, controller)
+    quantizer.share_row(torch.tensor([0.1, -2.0, 3.0, 0.5]), 3)
+    return quantizer, torch.randn(5, 4, requires_grad=True)
+
+
+def test_shared_row():
+    quantizer, x = sharing()
+    row = torch.tensor([0.1, -2.0, 3.0, 0.5]).half().float()
+    out = quantizer(x)
+    assert torch.equal(out[[0, 2]], torch.stack([row, row]))
+    assert out[4].tolist() == [0] * 4
+    assert bool((out[[1, 3]] != 0).any(1).all())
+    out.sum().backward()
+    assert not x.grad[[0, 2, 4]].any() and x.grad[[1, 3]].any()
+    some = torch.tensor([4, 2, 3, 0, 2])
+    assert torch.equal(quantizer(x[some], some), out[some])
+    # What is stored reads the same, to the last bit of the shared row.
+    stored = quantizer.encode(x.detach())
+    assert stored.scale[[0, 2, 4]].tolist() == [1, 1, 0]
+    assert torch.equal(stored.centre, row)
+    table = stored_table(stored)
+    found = torch.from_numpy(table.dequantize())
+    assert torch.equal(found[[0, 2, 4]], out.detach()[[0, 2, 4]])
+    assert torch.allclose(found, out.detach(), atol=1e-6)
+
+
+def test_nobody_reads_the_shared_row():
+    quantizer, x = sharing((1, 3, 8, 2, 0))
+    stored = quantizer.encode(x.detach())
+    assert stored_table(stored).dequantize()[4].tolist() == [0] * 4
+    assert quantizer(x)[4].tolist() == [0] * 4
+
+
+def test_state_of_a_shared_row():
+    quantizer, x = sharing()
+    controller = BitWidthController(5, min_bits=0)
+    other = NodeAwareQuantizer(5, 4, controller)
+    assert not torch.equal(other(x), quantizer(x))
+    other.load_state_dict(quantizer.state_dict())
+    assert torch.equal(other(x), quantizer(x))
+    other.reset_parameters()
+    assert not other.shared_row.any() and int(other.num_sharing) == 0
+    assert "shared_row" not in NodeAwareQuantizer(5, 4).state_dict()
+
+
+@pytest.mark.parametrize("options, row, count, match", [
+    ({"min_bits": 1}, torch.ones(4), 3, "widths from 0 on and the range"),
+    ({"range": "minmax"}, torch.ones(4), 3, "range symmetric .*and minmax"),
+    ({}, torch.ones(3), 3, r"'row' needs 4 numbers .*\(got shape \[3\]\)"),
+    ({}, torch.full((4, ), 1e5), 3, "that fit a float16"),
+    ({}, torch.ones(4), 6, r"'count' needs to be in \[0, 5\] \(got 6\)"),
+])
+def test_wrong_shared_row(options, row, count, match):
+    controller = BitWidthController(5, min_bits=options.get("min_bits", 0))
+    quantizer = NodeAwareQuantizer(5, 4, controller,
+                                   options.get("range", "symmetric"))
+    with pytest.raises(ValueError, match=match):
+        quantizer.share_row(row, count)
+
+
 def test_rows_of_zeros_and_constants():
     x = torch.tensor([[0.0] * 4, [3.0] * 4])
     for range in ["symmetric", "mse", "meanstd", "minmax"]:

@@ -153,6 +153,19 @@ def test_shared_scale(tmp_path, widths, scale_dtype):
     assert_rows(file, "t", table)
 
 
+@pytest.mark.parametrize("widths", [[0] * 5, [0, 2, 0, 5, 0]])
+def test_rows_without_codes_read_a_centre(tmp_path, widths):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2**np.array(widths)[:, None], (5, 6))
+    centre = rng.normal(size=6).astype(np.float16)
+    table = PackedTable.from_codes(codes, widths, scale=[1, .5, 0, 2, 1],
+                                   centered=True, centre=centre)
+    rows = table.dequantize()
+    assert np.array_equal(rows[[0, 4]], np.float32([centre, centre]))
+    assert not rows[2].any()
+    assert_rows(saved(table, tmp_path / "t.nq"), "t", table)
+
+
 @pytest.mark.parametrize("scale_dtype", ["float16", "float32"])
 @pytest.mark.parametrize("offset", [None, [-0.0, 0.0, -0.0, 0.0]])
 def test_signs_of_zero(tmp_path, offset, scale_dtype):

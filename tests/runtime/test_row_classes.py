@@ -30,6 +30,26 @@ def test_round_trip(count, dim, half):
         + (count * dim + 7) // 8
 
 
+def test_a_centre_of_rows_without_codes():
+    centre = np.float16([0.1, -3.0, 2.0])
+    classes = RowClasses.by_width([0, 1, 3], 3, True, centre)
+    assert classes.offsets.tolist() == [centre.tolist(), [-.5] * 3, [-3.5] * 3]
+    assert classes.bits.tolist() == [0, 3, 9] and classes.is_node_only
+    data = classes.to_bytes()
+    assert len(data) == 4 + 2 + 2 * 9  # all offsets, in half precision
+    assert same(RowClasses.from_bytes(data, 3, 3), classes)
+    # Without a width of 0 there is nothing it is for.
+    assert same(RowClasses.by_width([1, 2], 3, True, centre),
+                RowClasses.by_width([1, 2], 3, True))
+
+
+@pytest.mark.parametrize("centered, centre", [
+    (False, np.zeros(3)), (True, np.zeros(2)), (True, 1.0)])
+def test_wrong_centre(centered, centre):
+    with pytest.raises(ValueError, match="'centre' needs 3 numbers, beside "):
+        RowClasses.by_width([0, 1], 3, centered, centre)
+
+
 @pytest.mark.parametrize("centered", [True, False])
 def test_node_only_tables_are_small(centered):
     classes = RowClasses.by_width(range(9), 4096, centered)

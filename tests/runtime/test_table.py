@@ -471,3 +471,29 @@ def test_codes_with_scales_on_a_grid():
         PackedTable.from_codes(**given, log=(-1, 1))
     with pytest.raises(ValueError, match="'log' needs to be None if 'groups'"):
         PackedTable.from_codes(**given, groups=[0, 0, 1], log=(-1, 1))
+
+
+@pytest.mark.parametrize("engine", ["lookup", "numpy"])
+def test_rows_without_codes_are_found_by_their_centre(engine):
+    rng = np.random.default_rng(0)
+    widths = np.where(np.arange(300) % 3, rng.integers(1, 6, 300), 0)
+    codes = rng.integers(0, num_levels(widths)[:, None] + 1, (300, 16))
+    scale = np.where(widths > 0, .1, rng.integers(0, 2, 300))
+    centre = rng.normal(size=16).astype(np.float16)
+    table = PackedTable.from_codes(codes, widths, scale=scale, centered=True,
+                                   centre=centre)
+    table.engine = engine
+    rows = table.dequantize().astype(np.float64)
+    assert np.array_equal(rows[::3], scale[::3, None] * np.float64(centre))
+    for query in (centre.astype(np.float32), rng.normal(size=16)):
+        scores, ids = table.topk(query, 20)
+        exact = rows @ np.asarray(query, dtype=np.float64)
+        order = np.lexsort((np.arange(300), -exact))[:20]
+        assert np.array_equal(ids, order)
+        assert np.allclose(scores, exact[order])
+
+
+def test_a_centre_excludes_groups():
+    with pytest.raises(ValueError, match="'centre' needs to be None if"):
+        PackedTable.from_codes([[0]], [0], scale=[1.0], centered=True,
+                               centre=[1.0], groups=[0])

@@ -22,7 +22,8 @@ from pyg_nodequant.nn.stored_scale import StoredScale
 class RowCodes(NamedTuple):
     r"""What is stored of quantized rows: a row reads
     :obj:`scale * code + offset`, or, if :obj:`offset` is :obj:`None`,
-    :obj:`scale * (code - (2**width - 1) / 2)`.
+    :obj:`scale * (code - (2**width - 1) / 2)`. A row of width 0 reads
+    :obj:`scale * centre`.
 
     Args:
         codes (Tensor): Integer codes, uint8 of shape :math:`(B, d)`.
@@ -34,6 +35,8 @@ class RowCodes(NamedTuple):
             rows of one group and width share their scale.
         grids (Tensor, optional): The grid of each row's scale,
             :math:`(B, 2)`, if scales are stored as logarithms of 8 bits.
+        centre (Tensor, optional): The row :math:`(d)` that rows of width 0
+            with a scale of 1 read, if the quantizer has such widths.
     """
 
     codes: Tensor
@@ -42,6 +45,7 @@ class RowCodes(NamedTuple):
     offset: Optional[Tensor]
     groups: Optional[Tensor] = None
     grids: Optional[Tensor] = None
+    centre: Optional[Tensor] = None
 
 
 def take(values: Tensor, n_id: Optional[Tensor]) -> Tensor:
@@ -68,6 +72,9 @@ class NodeAwareQuantizer(torch.nn.Module):
     While the widths are trained the ranges are exact; in eval mode and from
     the moment the widths are frozen, scales and offsets are snapped to what
     is stored of them, so that what is trained is what is served.
+
+    A row of width 0 has no codes. It reads zeros, or the one row that
+    :meth:`share_row` gives to the first nodes.
 
     Args:
         num_nodes (int): The number of nodes :math:`N`.
@@ -118,6 +125,8 @@ class NodeAwareQuantizer(torch.nn.Module):
     """
 
     calibrated: Tensor
+    shared_row: Tensor
+    num_sharing: Tensor
 
     def __init__(
         self,
@@ -163,13 +172,19 @@ class NodeAwareQuantizer(torch.nn.Module):
             self.mu = torch.nn.Parameter(torch.empty(num_nodes))
             self.register_buffer("calibrated",
                                  torch.zeros(num_nodes, dtype=torch.bool))
+        if controller.min_bits == 0:
+            self.register_buffer("shared_row", torch.zeros(dim))
+            self.register_buffer("num_sharing", torch.tensor(0))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Forgets learned ranges and grids; the shared controller is left
-        alone.
+        r"""Forgets learned ranges, grids and a shared row; the shared
+        controller is left alone.
         """
         self.stored_scale.reset_parameters()
+        if self.controller.min_bits == 0:
+            self.shared_row.zero_()
+            self.num_sharing.zero_()
         if self.log_delta is not None and self.mu is not None:
             torch.nn.init.zeros_(self.log_delta)
             torch.nn.init.constant_(self.mu, -0.5)
@@ -216,9 +231,9 @@ class NodeAwareQuantizer(torch.nn.Module):
                 out = self._estimated(out, rows, bits, delta, mu, n_id)
             if self.controller.min_bits > 0:
                 return out
-            # A row of width 0 stores no code: it reads as zeros.
-            return torch.where(F.column(bits) > 0, out,
-                               torch.zeros_like(out))
+            # A row of width 0 stores no code.
+            shared = self._shares(n_id) * self.shared_row
+            return torch.where(F.column(bits) > 0, out, shared.to(out.dtype))
 
     @torch.no_grad()
     def encode(self, x: Tensor, n_id: Optional[Tensor] = None,
@@ -242,12 +257,16 @@ class NodeAwareQuantizer(torch.nn.Module):
             raise ValueError(f"a row's scale or offset does not fit a {limit}"
                              f"; rescale the embeddings")
         codes = F.quantize(rows, bits, delta, mu)
-        # A row of width 0 reads as zeros, whatever its range.
+        # A row of width 0 has no range of its own.
         live = F.column(bits) > 0
         step, mu = (torch.where(live, part, 0) for part in (step, mu))
+        centre = None
+        if self.controller.min_bits == 0 and self.is_symmetric:
+            step = torch.where(live, step, self._shares(n_id))
+            centre = self.shared_row
         return RowCodes(codes, bits.to(torch.uint8), step.squeeze(-1),
                         None if self.is_symmetric else mu.squeeze(-1),
-                        self.stored_scale.groups_of(n_id), grids)
+                        self.stored_scale.groups_of(n_id), grids, centre)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, n_id: Optional[Tensor] = None) -> None:
@@ -272,6 +291,40 @@ class NodeAwareQuantizer(torch.nn.Module):
         self.log_delta[index] = delta.squeeze(-1).clamp(min=1e-8).log()
         self.mu[index] = mu.squeeze(-1)
         self.calibrated[index] = True
+
+    @torch.no_grad()
+    def share_row(self, row: Tensor, count: int) -> None:
+        r"""Sets the row that the first nodes read where their width is 0; it
+        is rounded to the float16 that it is stored at, and not trained.
+
+        Args:
+            row (Tensor): The row, shape :math:`(d)`.
+            count (int): How many nodes; all others read zeros.
+
+        Raises:
+            ValueError: If no width can be 0, ranges are not symmetric, the
+                row has another shape or does not fit a float16.
+        """
+        if self.controller.min_bits > 0 or not self.is_symmetric:
+            raise ValueError(f"a shared row needs widths from 0 on and the "
+                             f"range symmetric (got min_bits="
+                             f"{self.controller.min_bits} and {self.range})")
+        stored = F.snap_float16(row.float())
+        if row.shape != (self.dim, ) or not bool(stored.isfinite().all()):
+            raise ValueError(f"'row' needs {self.dim} numbers that fit a "
+                             f"float16 (got shape {list(row.shape)})")
+        if not 0 <= count <= self.num_nodes:
+            raise ValueError(f"'count' needs to be in [0, {self.num_nodes}] "
+                             f"(got {count})")
+        self.shared_row.copy_(stored)
+        self.num_sharing.fill_(count)
+
+    def _shares(self, n_id: Optional[Tensor]) -> Tensor:
+        # 1 for nodes that share the row, 0 for others, (B, 1).
+        row = self.shared_row
+        if n_id is None:
+            n_id = torch.arange(self.num_nodes, device=row.device)
+        return (n_id < self.num_sharing).to(row.dtype).unsqueeze(-1)
 
     def borrow_controller(self) -> None:
         r"""Keeps using the controller but leaves its registration, and so

@@ -43,8 +43,14 @@ def stored_table(stored: RowCodes,
         if not np.array_equal(grids, np.broadcast_to(log, grids.shape)):
             raise ValueError("a table needs scales on one grid (got rows of "
                              "several groups, each with its own)")
+    # Rows of width 0 read the shared row if their scale says so.
+    centre = stored.centre
+    if centre is not None:
+        reads = (stored.widths[part] == 0) & (stored.scale[part] != 0)
+        centre = centre if bool(reads.any()) else None
     return PackedTable.from_codes(
         array(stored.codes), array(stored.widths), scale=array(stored.scale),
         offset=array(stored.offset), centered=stored.offset is None,
         scale_dtype="float16" if grids is None else "log8",
-        groups=array(stored.groups), log=log)
+        groups=array(stored.groups), log=log,
+        centre=None if centre is None else centre.cpu().numpy())

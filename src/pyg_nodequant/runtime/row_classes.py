@@ -119,23 +119,36 @@ class RowClasses:
         widths: Sequence[int],
         dim: int,
         centered: bool = False,
+        centre: Optional[ArrayLike] = None,
     ) -> RowClasses:
         r"""The classes of node-only widths: one class a width.
 
         Steps are 1; offsets are :math:`-s/2` if :obj:`centered`, else 0 and
-        the row offset applies. A row of width 0 is zero.
+        the row offset applies. A row of width 0 is zero, or its scale times
+        :obj:`centre`: rows without codes that share a direction.
 
         Args:
             widths (sequence): The width of each class.
             dim (int): The number of dimensions.
             centered (bool): Whether ranges are symmetric about 0.
+            centre (array, optional): The offsets of the class of width 0, of
+                shape :obj:`[dim]`; needs :obj:`centered`.
+
+        Raises:
+            ValueError: If :obj:`centre` is not of this form.
 
         Example:
             >>> RowClasses.by_width([1, 2], 3, centered=True).offsets[:, 0]
             array([-0.5, -1.5], dtype=float32)
         """
         column = np.asarray(widths, dtype=np.int64).reshape(-1, 1)
-        offsets = -num_levels(column) / 2 if centered else 0.0
+        offsets: Any = -num_levels(column) / 2 if centered else 0.0
+        if centre is not None:
+            if not centered or np.shape(centre) != (dim, ):
+                raise ValueError(
+                    f"'centre' needs {dim} numbers, beside 'centered' (got a "
+                    f"shape of {list(np.shape(centre))} and {centered})")
+            offsets = np.where(column > 0, offsets, np.asarray(centre))
         uses = True if centered else column > 0
         return cls(np.broadcast_to(column, (len(column), dim)), 1.0, offsets,
                    uses)

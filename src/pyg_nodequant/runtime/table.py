@@ -97,12 +97,13 @@ class PackedTable(RowTable):
         scale_dtype: str = "float16",
         groups: Optional[ArrayLike] = None,
         log: Optional[ArrayLike] = None,
+        centre: Optional[ArrayLike] = None,
     ) -> PackedTable:
         r"""Packs codes of one width a row.
 
         A row reads :math:`r_i v + o_i`, or :math:`r_i (v - (2^{b_i} - 1) /
-        2)` if :obj:`centered`; a row of width 0 reads 0. Scales and offsets
-        are rounded to :obj:`scale_dtype`.
+        2)` if :obj:`centered`; a row of width 0 reads 0, or :math:`r_i` times
+        a :obj:`centre`. Scales and offsets are rounded to :obj:`scale_dtype`.
 
         Args:
             codes (array): Codes of shape :obj:`[n, d]`, each below
@@ -122,9 +123,19 @@ class PackedTable(RowTable):
                 :obj:`"float16"` or :obj:`"float32"`. There may be at most 256
                 pairs of group and width.
             log (pair, optional): As in :meth:`from_classes`.
+            centre (array, optional): What rows of width 0 have in common, of
+                shape :obj:`[d]`; stored once. Needs :obj:`centered`, excludes
+                :obj:`groups`.
 
         Raises:
             ValueError: If an argument is not of this form.
+
+        Example:
+            >>> PackedTable.from_codes([[0, 0], [1, 0]], [0, 1],
+            ...                        scale=[2.0, 4.0], centered=True,
+            ...                        centre=[1.0, 3.0]).dequantize()
+            array([[ 2.,  6.],
+                   [ 2., -2.]], dtype=float32)
         """
         if centered and offset is not None:
             raise ValueError("'offset' needs to be None if 'centered' is "
@@ -135,14 +146,15 @@ class PackedTable(RowTable):
         codes = check_codes(codes)
         widths = check_widths(widths, len(codes))
         if groups is not None:
-            if offset is not None:
-                raise ValueError("'offset' needs to be None if 'groups' are "
-                                 "given (got an array)")
+            for name, value in (("offset", offset), ("centre", centre)):
+                if value is not None:
+                    raise ValueError(f"'{name}' needs to be None if 'groups' "
+                                     f"are given (got an array)")
             return cls._from_groups(codes, widths, scale, centered,
                                     scale_dtype, groups)
         used = np.unique(widths)
         classes = RowClasses.by_width(used.tolist() or [0], codes.shape[1],
-                                      centered)
+                                      centered, centre)
         return cls.from_classes(codes, np.searchsorted(used, widths), classes,
                                 scale, offset, scale_dtype=scale_dtype,
                                 log=log)

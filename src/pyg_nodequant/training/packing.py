@@ -132,7 +132,8 @@ def check_propagation(model: QuantLightGCN) -> None:
 def pack_rows(quantizer: NodeAwareQuantizer, x: Tensor,
               num_users: int) -> tuple[PackedTable, PackedTable]:
     r"""Packs rows :obj:`x` of shape :math:`(N, d)` into a table of users and
-    one of items.
+    one of items. Where there are widths of 0, the users' class of that width
+    holds the row that they share.
     """
     stored = quantizer.encode(x)
     return (stored_table(stored, slice(0, num_users)),

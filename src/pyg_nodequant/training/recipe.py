@@ -235,6 +235,8 @@ class RecipeRun:
         self.context.teacher = rows if self.teacher is None else self.teacher
         model.load_state_dict(self.float_state)
         controller = model.embedding.controller
+        if quant.min_bits == 0:
+            self.share_popularity(rows)
         if quant.recipe == "uniform":
             bits = torch.full((model.num_nodes, ), quant.bits)
         else:
@@ -287,6 +289,18 @@ class RecipeRun:
         self.context.rows = rows.to(self.context.device).train()
         self.axes = plan.axes
 
+    def share_popularity(self, teacher: Tensor) -> None:
+        r"""Makes users of width 0 read the row that ranks the float model's
+        items by popularity.
+        """
+        num_users = self.context.data.num_users
+        quantizer = self.model.output_quantizer
+        assert quantizer is not None  # or the settings refuse widths of 0
+        degree = self.context.data.degree("train").to(teacher.device)
+        quantizer.share_row(
+            F.popularity_row(teacher[num_users:], degree[num_users:]),
+            num_users)
+
     def node_widths(self, teacher: Tensor) -> Tensor:
         r"""The widths at the budget: those that were learned, moved to it, or
         else the closed form.
@@ -337,6 +351,10 @@ class RecipeRun:
                                             model.alpha.tolist(),
                                             seed=self.config.seed)
             weight += F.sensitivity(spread, model.embedding.weight.detach())
+        if quant.min_bits == 0:
+            # At no bits they read the very row that they have.
+            cold = self.context.data.degree("train")[:num_users] == 0
+            weight[:num_users][cold.to(weight.device)] = 0
         return weight
 
     @torch.no_grad()
