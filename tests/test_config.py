@@ -133,7 +133,7 @@ def test_choices():
     (NodeQuantConfig, dict(target_bits=3, max_bits=2),
      "'quant.target_bits' needs to be a number in [1, 2] (got 3)"),
     (NodeQuantConfig, dict(allocation="x"), "'quant.allocation' needs to be "
-     "one of sensitivity, degree, uniform, shuffled (got 'x')"),
+     "one of sensitivity, degree, uniform, shuffled, learned (got 'x')"),
     (NodeQuantConfig, dict(axes=0),
      "'quant.axes' needs to be an integer in [1, 4096] (got 0)"),
     (NodeQuantConfig, dict(axes=4097),
@@ -246,7 +246,7 @@ def test_wrong_budgets(name, value, kind, recipe):
     (BUDGETS, "a budget needs to be given once (got quant.bytes_per_node and "
      "quant.target_bytes and quant.target_compression)"),
     (dict(allocation="degree"), "'quant.allocation' needs to be one of "
-     "sensitivity, uniform, shuffled for transform (got 'degree')"),
+     "sensitivity, uniform, shuffled, learned for transform (got 'degree')"),
     (dict(allocation="uniform", bytes_per_node=9), "'quant.bytes_per_node' "
      "needs widths that differ: uniform rows have 'quant.axes' times "
      "'quant.bits' bits"),
@@ -349,6 +349,20 @@ def test_only_learned_learns(recipe, kwargs):
         NodeQuantConfig(recipe, **kwargs)
     assert str(error.value) == (f"'quant.{[*kwargs][0]}' is no setting of "
                                 f"recipe '{recipe}'")
+
+
+@pytest.mark.parametrize("recipe, choices", [
+    ("node_aware", "sensitivity, degree, shuffled"),
+    ("learned", "sensitivity, shuffled"),
+    ("paper", "sensitivity, degree, uniform, shuffled")])
+def test_learned_allocations_are_of_transform(recipe, choices):
+    with pytest.raises(ValueError) as error:
+        NodeQuantConfig(recipe, allocation="learned")
+    assert str(error.value) == (
+        f"'quant.allocation' needs to be one of {choices} for {recipe} "
+        f"(got 'learned')")
+    NodeQuantConfig("transform", allocation="learned", learn_steps=7,
+                    dual_rate=.5)
 
 
 @pytest.mark.parametrize("recipe, kwargs, message", [

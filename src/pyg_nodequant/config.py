@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
 RECIPES = ("node_aware", "learned", "transform", "paper", "uniform", "float")
-ALLOCATIONS = ("sensitivity", "degree", "uniform", "shuffled")
+ALLOCATIONS = ("sensitivity", "degree", "uniform", "shuffled", "learned")
 WHERE = ("output", "input", "both")
 ALPHA_STARTS = ("sensitivity", "degree")
 # Recipes that do not take every allocation.
 _ALLOCATIONS_OF = {
-    "transform": ("sensitivity", "uniform", "shuffled"),
+    "transform": ("sensitivity", "uniform", "shuffled", "learned"),
     "node_aware": ("sensitivity", "degree", "shuffled"),
     "learned": ("sensitivity", "shuffled"),
 }
@@ -107,14 +107,18 @@ class NodeQuantConfig:
         allocation (str): Who gets the bits: :obj:`"sensitivity"`,
             :obj:`"degree"` (:obj:`"node_aware"`), :obj:`"uniform"`
             (:obj:`"transform"`: :obj:`bits` for each of the first
-            :obj:`axes`, rotated to equal spreads: the baseline), or
+            :obj:`axes`, rotated to equal spreads: the baseline),
+            :obj:`"learned"` (:obj:`"transform"`: a score for each node and a
+            profile of the axes, trained by distillation), or
             :obj:`"shuffled"`, the widths of :obj:`"sensitivity"` dealt out at
             random among users and among items: a control.
-            :obj:`"learned"` takes its own widths for :obj:`"sensitivity"`.
+            The recipe :obj:`"learned"` takes its own widths for
+            :obj:`"sensitivity"`.
         alpha_start (str): Where the widths that :obj:`"learned"` trains
             begin: :obj:`"sensitivity"`, the widths of :obj:`"node_aware"`,
             or :obj:`"degree"`, the paper's start.
-        learn_steps (int): Steps that :obj:`"learned"` trains widths for.
+        learn_steps (int): Steps that widths are trained for, where they are
+            learned.
         dual_rate (float): How fast the price :math:`\lambda` of a bit rises
             while the mean width is above the budget, as a share of its size
             for each step and bit.
@@ -374,7 +378,7 @@ class NodeQuantConfig:
             if (*names, "bytes_per_user").index(name) >= allowed:
                 raise ValueError(f"'quant.{name}' is no setting of recipe "
                                  f"'{self.recipe}'")
-        choices = _ALLOCATIONS_OF.get(self.recipe, ALLOCATIONS)
+        choices = _ALLOCATIONS_OF.get(self.recipe, ALLOCATIONS[:-1])
         if self.allocation not in choices:
             raise ValueError(f"'quant.allocation' needs to be one of "
                              f"{', '.join(choices)} for {self.recipe} "
@@ -394,7 +398,10 @@ class NodeQuantConfig:
                                  f"'quant.max_bits' for learned "
                                  f"(got {self.min_bits})")
             return
-        self._check_unused("alpha_start", "learn_steps", "dual_rate")
+        self._check_unused("alpha_start")
+        if self.recipe == "transform" and self.allocation == "learned":
+            return
+        self._check_unused("learn_steps", "dual_rate")
 
     def _check_graph(self) -> None:
         check_choice("quant.interval", self.interval, INTERVALS)

@@ -11,6 +11,12 @@ from pyg_nodequant.functional.allocation import (
     sensitivity,
     shuffled,
 )
+from pyg_nodequant.functional.axis_widths import (
+    axis_widths,
+    fill_score,
+    interpolate_axes,
+    share_profile,
+)
 from pyg_nodequant.functional.bitwidth import (
     bit_width,
     bit_width_slope,
@@ -113,6 +119,7 @@ __all__ = [
     "ScoreDistortion",
     "allocate_bits",
     "allocate_levels",
+    "axis_widths",
     "bit_width",
     "bit_width_slope",
     "bpr_loss",
@@ -131,9 +138,11 @@ __all__ = [
     "distortion_bound",
     "dual_ascent",
     "fake_quantize",
+    "fill_score",
     "gather_rows",
     "gaussian_span",
     "gaussian_steps",
+    "interpolate_axes",
     "interpolate_quantize",
     "inverse_bit_width",
     "l2_loss",
@@ -179,6 +188,7 @@ __all__ = [
     "score_distortion",
     "sensitivity",
     "settle_cold_rows",
+    "share_profile",
     "shared_step",
     "shuffled",
     "snap_float16",

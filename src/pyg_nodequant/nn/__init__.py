@@ -9,6 +9,7 @@ from pyg_nodequant.nn.packed import PackedEmbedding
 from pyg_nodequant.nn.packed_index import PackedMIPSIndex
 from pyg_nodequant.nn.packed_topk import packed_topk
 from pyg_nodequant.nn.quantizer import NodeAwareQuantizer, RowCodes
+from pyg_nodequant.nn.soft_axis_rows import SoftAxisRows
 from pyg_nodequant.nn.stored_scale import StoredScale
 from pyg_nodequant.nn.stored_table import stored_table
 from pyg_nodequant.nn.transform_rows import AxisCodes, TransformRows
@@ -25,6 +26,7 @@ __all__ = [
     "PackedMIPSIndex",
     "QuantLightGCN",
     "RowCodes",
+    "SoftAxisRows",
     "StoredScale",
     "TransformRows",
     "packed_topk",

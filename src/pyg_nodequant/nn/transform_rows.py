@@ -114,7 +114,7 @@ class TransformRows(torch.nn.Module):
     @property
     def mean_bits(self) -> float:
         r"""Code bits a number, over all rows and axes."""
-        return float(self._row_bits().mean() / self.embedding_dim)
+        return float(self.row_bits().mean() / self.embedding_dim)
 
     def get_embedding(
         self,
@@ -192,7 +192,8 @@ class TransformRows(torch.nn.Module):
         return F.quantize_axes(x, widths[classes], steps,
                                self._scale(kind, x))
 
-    def _row_bits(self) -> Tensor:
+    def row_bits(self) -> Tensor:
+        r"""Code bits of each row, :math:`(N)`."""
         users = self.class_ids[:self.num_users].long()
         items = self.class_ids[self.num_users:].long()
         return torch.cat([
@@ -202,4 +203,4 @@ class TransformRows(torch.nn.Module):
     def __repr__(self) -> str:
         return (f"{self.__class__.__name__}({self.num_users} users, "
                 f"{self.num_items} items, {self.embedding_dim} axes, "
-                f"{float(self._row_bits().mean()):.2f} bits a row)")
+                f"{float(self.row_bits().mean()):.2f} bits a row)")

@@ -11,13 +11,14 @@ from torch.utils.hooks import RemovableHandle
 from pyg_nodequant import functional as F
 from pyg_nodequant.config import ExperimentConfig
 from pyg_nodequant.data import BPRSampler, Interactions
-from pyg_nodequant.nn import QuantLightGCN, TransformRows
+from pyg_nodequant.nn import QuantLightGCN, SoftAxisRows, TransformRows
 from pyg_nodequant.training.byte_budget import node_budget, transform_budget
 from pyg_nodequant.training.checkpoint import Checkpoint
 from pyg_nodequant.training.cold import hold_rows, settle_cold_nodes
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.float_cache import FloatCache
 from pyg_nodequant.training.journal import Journal
+from pyg_nodequant.training.learn_axes import LearnAxesStage, LearnedPlan
 from pyg_nodequant.training.learn_stage import LearnStage, start_widths
 from pyg_nodequant.training.loop import StageLoop, StageProgress, copy_state
 from pyg_nodequant.training.schedule import PlateauSchedule
@@ -39,7 +40,8 @@ RECIPE_STAGES = {
     "uniform": ("float", "finetune"),
     "paper": ("float", "joint"),
 }
-_STAGES: dict[str, type[Stage]] = {**STAGES, LearnStage.name: LearnStage}
+_STAGES: dict[str, type[Stage]] = {
+    **STAGES, LearnStage.name: LearnStage, LearnAxesStage.name: LearnAxesStage}
 Plans = dict[str, tuple[int, int]]
 
 
@@ -107,6 +109,8 @@ class RecipeRun:
         """
         quant = self.config.quant
         stages = RECIPE_STAGES[quant.recipe]
+        if quant.recipe == "transform" and quant.allocation == "learned":
+            stages = stages[0], LearnAxesStage.name, stages[1]
         if quant.recipe == "paper" and not quant.float_baseline:
             return stages[1:]
         if quant.recipe == "transform" and self.teacher is not None:
@@ -145,6 +149,8 @@ class RecipeRun:
             self.prepare_finetuning()
         elif name == "learn":
             self.prepare_learning()
+        elif name == "learn_axes":
+            self.prepare_axes()
         elif name == "transform":
             self.prepare_transform()
         elif name == "joint" and self.float_state:
@@ -182,6 +188,9 @@ class RecipeRun:
             self.settle_cold_nodes()
         if name == "learn":
             self.learned = {"bits": self.model.embedding.controller().detach()}
+        if isinstance(stage, LearnAxesStage):
+            self.learned = {"row_bits": stage.soft.row_bits(),
+                            "profile": stage.soft.profile.detach()}
         self.save(stage, progress)
 
     def settle_cold_nodes(self) -> None:
@@ -279,9 +288,13 @@ class RecipeRun:
             teacher = self.float_embedding()
         self.context.teacher = teacher
         num_users = self.context.data.num_users
-        plan = TransformPlan(teacher[:num_users], teacher[num_users:],
-                             self.config.quant, self.config.seed,
-                             self.context.excluded())
+        tables = teacher[:num_users], teacher[num_users:]
+        if self.learned:
+            plan: TransformPlan = LearnedPlan(*tables, self.config.quant,
+                                              **self.learned)
+        else:
+            plan = TransformPlan(*tables, self.config.quant, self.config.seed,
+                                 self.context.excluded())
         if self.config.quant.allocation == "uniform":
             rows = plan.uniform_rows()
         else:
@@ -300,6 +313,30 @@ class RecipeRun:
         quantizer.share_row(
             F.popularity_row(teacher[num_users:], degree[num_users:]),
             num_users)
+
+    @torch.no_grad()
+    def prepare_axes(self) -> None:
+        r"""Makes rows of continuous widths from the float model and from what
+        the closed form would give each row and each axis.
+        """
+        quant = self.config.quant
+        teacher = self.teacher
+        if teacher is None:
+            teacher = self.float_embedding()
+        self.context.teacher = teacher
+        num_users = self.context.data.num_users
+        plan = TransformPlan(teacher[:num_users], teacher[num_users:], quant,
+                             self.config.seed, self.context.excluded())
+        total = transform_budget(plan, quant)
+        counts = [len(x) for x in plan.kinds]
+        self.context.target_bytes = (
+            (total / sum(counts), ) if isinstance(total, int) else
+            (total[0] / counts[0], total[1] / counts[1]))
+        profile = torch.stack([F.share_profile(share.sum(0))
+                               for share in plan.shares_kept(total)])
+        rows = SoftAxisRows(*plan.kinds, plan.rows(total).row_bits(), profile,
+                            quant.scale_bits, quant.max_bits)
+        self.context.rows = rows.to(self.context.device).train()
 
     def node_widths(self, teacher: Tensor) -> Tensor:
         r"""The widths at the budget: those that were learned, moved to it, or

@@ -43,8 +43,10 @@ class TrainingContext:
     teacher: Optional[Tensor] = None
     #: Courses to repeat, by stage: (step the fall begins at, last step).
     plans: dict[str, tuple[int, int]] = field(default_factory=dict)
-    #: The mean width to learn.
+    #: The mean width to learn, or the mean bytes of codes of a row: of all,
+    #: or of users and of items.
     target_bits: Optional[float] = None
+    target_bytes: Optional[tuple[float, ...]] = None
     #: The rows that are served instead of the model's, if there are any.
     rows: Optional[TransformRows] = None
 
@@ -360,25 +362,32 @@ class TransformStage(DistilledStage):
         return torch.optim.Adam(self.rows.parameters(),
                                 lr=self.config.quant.finetune_lr, fused=True)
 
+    def user_rows(self, ids: Tensor) -> Tensor:
+        r"""Quantized rows of some users."""
+        return self.rows.user_rows(ids)
+
+    def item_rows(self, ids: Optional[Tensor] = None) -> Tensor:
+        r"""Quantized rows of some items, or of all."""
+        return self.rows.item_rows(ids)
+
     def loss(self, step: int, users: Tensor, positives: Tensor,
              negatives: Tensor) -> Tensor:
         r"""Distillation + BPR."""
         options = self.config.quant
         distilled = self.sample_users(step)
         lesson = self.lesson(step, distilled)
-        items = self.rows.item_rows(lesson.items)
+        items = self.item_rows(lesson.items)
         loss = options.distill_weight * lesson.loss(
-            self.rows.user_rows(distilled), items)
+            self.user_rows(distilled), items)
         if options.bpr_weight == 0:
             return loss
         if lesson.items is None:  # each item is quantized once
             chosen = (F.gather_rows(items, positives),
                       F.gather_rows(items, negatives))
         else:
-            chosen = (self.rows.item_rows(positives),
-                      self.rows.item_rows(negatives))
+            chosen = self.item_rows(positives), self.item_rows(negatives)
         return loss + options.bpr_weight * F.bpr_loss(
-            self.rows.user_rows(users), *chosen)
+            self.user_rows(users), *chosen)
 
 
 #: The float stage of each loss.

@@ -112,13 +112,25 @@ class TransformPlan:
         r"""Returns rows whose codes have so many bytes: of users and of items,
         or of both together.
         """
+        widths, classes = self._give(self.shares_kept(total), total,
+                                     control=True)
+        return self.assemble(widths, classes)
+
+    def shares_kept(self, total: tuple[int, int] | int) -> list[Tensor]:
+        r"""What each number counts, of users and of items, in view of what the
+        other side keeps of its axis.
+        """
         shares = self.shares
         for _ in range(_ROUNDS):
             widths, classes = self._give(shares, total, control=False)
             users, items = (self._kept(kind, widths[kind], classes[kind])
                             for kind in (0, 1))
             shares = [self.shares[0] * items, self.shares[1] * users]
-        widths, classes = self._give(shares, total, control=True)
+        return shares
+
+    def assemble(self, widths: list[Tensor],
+                 classes: list[Tensor]) -> TransformRows:
+        r"""Returns rows of given classes, without axes that nobody uses."""
         used = (torch.cat(widths) > 0).any(0)
         if not bool(used.any()):
             used[0] = True
@@ -161,6 +173,23 @@ class TransformPlan:
                 total: int) -> tuple[Tensor, int]:
         # Bytes of each row beyond the fewest, and the fewest.
         rows = sum(w.numel() for w in weights)
+        lowest, count = self.window(rows, total)
+        gains = []
+        for weight, share in zip(weights, shares, strict=True):
+            column = share.sum(0)
+            column = column / column.sum().clamp(min=1e-300)
+            widths = F.byte_profiles(column, lowest, count,
+                                     self.quant.max_bits)
+            gains.append((weight, F.profile_distortion(column, widths)))
+        return F.allocate_levels(gains, total - lowest * rows), lowest
+
+    def window(self, rows: int, total: int) -> tuple[int, int]:
+        r"""The fewest bytes of a row, and how many numbers of bytes there are:
+        as many as there may be classes, about the mean.
+
+        Raises:
+            ValueError: If no rows have so many bytes.
+        """
         top = self.kinds[0].size(1) * self.quant.max_bits // 8
         mean = total / max(rows, 1)
         lowest = max(0, min(round(mean) - _CLASSES // 2 + 1, top - 1))
@@ -172,14 +201,7 @@ class TransformPlan:
                 f"the budget leaves {mean:.2f} bytes a row for codes, which "
                 f"needs to be in [0, {top}] with {self.kinds[0].size(1)} axes "
                 f"of at most {self.quant.max_bits} bits")
-        gains = []
-        for weight, share in zip(weights, shares, strict=True):
-            column = share.sum(0)
-            column = column / column.sum().clamp(min=1e-300)
-            widths = F.byte_profiles(column, lowest, count,
-                                     self.quant.max_bits)
-            gains.append((weight, F.profile_distortion(column, widths)))
-        return F.allocate_levels(gains, extra), lowest
+        return lowest, count
 
     def _widths(self, used: Tensor, lowest: int, levels: Tensor,
                 share: Tensor) -> Tensor:
