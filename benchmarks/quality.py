@@ -37,7 +37,7 @@ AXES = {11: ((40, 2), (26, 3), (20, 4), (16, 5)),
         18: ((45, 3), (34, 4), (27, 5))}
 # The float model that everything is distilled from, and how. Recipes of
 # transform coding have it by default.
-TEACHER = ["loss=softmax", "quant.temperature=0.3",
+TEACHER = ["loss=softmax", "quant.temperature=0.4",
            "quant.distill_seen=false", "quant.bpr_weight=0"]
 
 
