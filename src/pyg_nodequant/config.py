@@ -491,6 +491,9 @@ class LossConfig:
         temperature (float): :math:`\tau` that cosines are divided by.
         user_power (float): A user with :math:`n` items counts :math:`n^p`
             in it: 0 for users alike, 1 for interactions alike.
+        popularity (float): Exponent :math:`\gamma` by which an item of
+            degree :math:`d` competes more often, :math:`d^{\gamma}` times;
+            what popularity explains, scores need not: above 0 the tail gains.
         users (int): Users of a step of :obj:`"softmax"`.
         items (int): Items that compete in it beside the users' own, drawn
             anew each step; 0 for all.
@@ -503,6 +506,7 @@ class LossConfig:
     name: str = "bpr"
     temperature: float = 0.2
     user_power: float = 0.5
+    popularity: float = 0.0
     users: int = 1024
     items: int = 0
 
@@ -510,6 +514,7 @@ class LossConfig:
         check_choice("loss.name", self.name, LOSSES)
         check_number("loss.temperature", self.temperature, 0, open_low=True)
         check_number("loss.user_power", self.user_power, 0, 1)
+        check_number("loss.popularity", self.popularity, 0, 1)
         check_number("loss.users", self.users, 1, integer=True)
         check_number("loss.items", self.items, 0, integer=True)
 

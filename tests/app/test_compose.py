@@ -11,8 +11,8 @@ from pyg_nodequant.app.compose import ConfigError, compose_config, sweep_jobs
      "('quant' has recipe, where, min_bits, max_bits,"),
     ("lambda_storage=1", "did you mean 'quant.lambda_storage'?"),
     ("nothing=1", "unknown option 'nothing' (there are seed, data, model, "),
-    ("quant=foo", "'quant' needs to be one of axes, float, node_aware, paper, "
-     "transform, uniform (got 'foo')"),
+    ("quant=foo", "'quant' needs to be one of axes, float, learned, "
+     "node_aware, paper, transform, uniform (got 'foo')"),
     ("data=mine", "'data' needs to be one of amazon_book, csv, "),
     ("experiment=mine", "'experiment' needs to be one of "),
     ("quant.max_bits=abc",

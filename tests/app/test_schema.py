@@ -11,7 +11,7 @@ from pyg_nodequant.config import (
     RECIPES,
     DataConfig,
     ExperimentConfig,
-    ModelConfig,
+    LossConfig,
     NodeQuantConfig,
 )
 
@@ -54,18 +54,17 @@ def test_recipes(recipe):
 
 @pytest.mark.parametrize("name", ["transform", "axes"])
 def test_files_of_transform(name):
-    # They say how wide the float model is, too.
+    # They say what the float model learns, too.
     config = to_experiment(compose_config([f"quant={name}"]))
     assert config.quant.recipe == "transform"
     assert (config.quant.allocation == "uniform") == (name == "axes")
-    assert config.model.embedding_dim == 256
-    plain = replace(config, quant=NodeQuantConfig(),
-                    model=ModelConfig())
+    assert config.loss == LossConfig(name="softmax")
+    plain = replace(config, quant=NodeQuantConfig(), loss=LossConfig())
     assert plain == ExperimentConfig()
-    narrow = compose_config(["model.embedding_dim=32", f"quant={name}",
-                             "quant.finetune_steps=7"])
-    changed = to_experiment(narrow)
-    assert changed.model.embedding_dim == 32
+    other = compose_config(["loss=bpr", f"quant={name}",
+                            "quant.finetune_steps=7"])
+    changed = to_experiment(other)
+    assert changed.loss == LossConfig()
     assert changed.quant == replace(config.quant, finetune_steps=7)
     quick = to_experiment(compose_config([f"quant={name}",
                                           "experiment=quick"]))
@@ -93,15 +92,12 @@ def test_every_option_stands_in_a_file():
 
     root = files("pyg_nodequant.conf")
     written: set[str] = set()
-    for group in ("data", "model", "quant", "optimizer", "trainer"):
+    for group in ("data", "model", "loss", "quant", "optimizer", "trainer"):
         for file in root.joinpath(group).iterdir():
             if file.name.endswith(".yaml"):
-                text = file.read_text()
-                loaded = OmegaConf.create(text)
-                if not text.startswith("# @package _global_\n"):
-                    loaded = OmegaConf.create({group: loaded})
-                written |= {f"{name}.{key}" for name, part in loaded.items()
-                            for key in part}
+                loaded = OmegaConf.create(file.read_text())
+                written |= {f"{group}.{key}" for key in loaded
+                            if key != "defaults"}
     known = {
         f"{group.name}.{item.name}"
         for group in fields(ExperimentConfig)

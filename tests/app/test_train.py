@@ -51,8 +51,8 @@ def test_cfg_needs_no_torch_and_writes_nothing(nodequant, tmp_path):
     assert outcome.code == 0
     config = OmegaConf.create(outcome.out)
     assert config.quant.bits == 4
-    assert set(config) == {"seed", "data", "model", "quant", "optimizer",
-                           "trainer"}
+    assert set(config) == {"seed", "data", "model", "loss", "quant",
+                           "optimizer", "trainer"}
     assert not list(tmp_path.iterdir())
 
 

@@ -344,15 +344,19 @@ def softmax_by_hand(context, step):
     seen = torch.zeros_like(scores)
     seen[tuple(context.data.train)] = 1
     count = seen.sum(1)
-    each = scores.logsumexp(1) - (scores * seen).sum(1) / count.clamp(min=1)
+    prior = options.popularity * seen.sum(0).clamp(min=1).log()
+    mean = (scores * seen).sum(1) / count.clamp(min=1)
+    each = (scores + prior).logsumexp(1) - mean
     weight = torch.where(count > 0, count**options.user_power, 0)
     return (each * weight).sum() / weight.sum()
 
 
 @pytest.mark.parametrize("items", [0, 1000])
-def test_softmax_loss_of_all_users(data, settings, batch, items):
+@pytest.mark.parametrize("popularity", [0.0, 0.4])
+def test_softmax_loss_of_all_users(data, settings, batch, items, popularity):
     config = settings("float", loss={"name": "softmax", "items": items,
-                                     "temperature": 0.3, "user_power": 0.3})
+                                     "temperature": 0.3, "user_power": 0.3,
+                                     "popularity": popularity})
     context = TrainingContext(new_model(config, data), data.without_test(),
                               data.edge_index("train"), config)
     stage = SoftmaxStage(context, 10)

@@ -228,6 +228,18 @@ class SoftmaxStage(FloatStage):
     scores. Its steps draw users, not interactions.
     """
 
+    @functools.cached_property
+    def prior(self) -> Optional[Tensor]:
+        r"""What popularity adds to the competing scores,
+        :math:`\gamma \ln d_i`, as in logit adjustment (`"Long-tail Learning
+        via Logit Adjustment" <https://arxiv.org/abs/2007.07314>`_).
+        """
+        if self.config.loss.popularity == 0:
+            return None
+        degree = self.context.data.degree("train")[self.num_users:]
+        prior = degree.clamp(min=1).float().log()
+        return self.config.loss.popularity * prior.to(self.context.device)
+
     def loss(self, step: int, users: Tensor, positives: Tensor,
              negatives: Tensor) -> Tensor:
         r"""Softmax + L2, if that has a weight."""
@@ -238,11 +250,13 @@ class SoftmaxStage(FloatStage):
         chosen = order[:options.users].to(device)
         pairs = self.context.seen.pairs(chosen)
         x = self.model.get_embedding(self.context.edge_index)
-        items, log_weight = x[self.num_users:], None
+        items, log_weight = x[self.num_users:], self.prior
         if options.items > 0:
-            ids, log_weight = F.sampled_columns(
+            ids, stands_for = F.sampled_columns(
                 pairs[1], items.size(0), options.items, generator)
             items = F.gather_rows(items, ids)
+            log_weight = stands_for if log_weight is None else (
+                stands_for + log_weight[ids])
             pairs = torch.stack([pairs[0], torch.searchsorted(ids, pairs[1])])
         loss = F.softmax_loss(F.gather_rows(x, chosen), items, pairs,
                               options.user_power, log_weight)
