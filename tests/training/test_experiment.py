@@ -170,7 +170,8 @@ def test_what_the_packed_file_says_of_itself(run, data):
     # Nothing that differs between machines, such as paths.
     assert packed.metadata == {
         "data": data.name, "seed": config.seed,
-        "model": as_dict(config.model), "quant": as_dict(config.quant)}
+        "model": as_dict(config.model), "quant": as_dict(config.quant),
+        "loss": as_dict(config.loss)}
 
 
 def test_same_seed_same_files(data, settings, tmp_path):

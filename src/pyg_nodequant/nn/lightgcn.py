@@ -160,14 +160,14 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(num_nodes, embedding_dim, num_layers, alpha, **kwargs)
-        self.cosine_temperature = cosine_temperature
-        self._add_quantizers(quant, degree, num_users)
+        self._add_quantizers(quant, degree, num_users, cosine_temperature)
 
     def _add_quantizers(
         self,
         quant: Optional[NodeQuantConfig],
         degree: Optional[Tensor],
         num_users: Optional[int] = None,
+        cosine_temperature: Optional[float] = None,
     ) -> None:
         quant = quant or NodeQuantConfig()
         groups = scale_groups(quant.row_scale, self.num_nodes, degree,
@@ -190,6 +190,7 @@ class QuantLightGCN(LightGCN):  # type: ignore[misc]
         if self.quant.where != "output" and self.quant.uses_graph:
             self.embedding.quantizer = new_quantizer(self, quant)
         self.register_load_state_dict_pre_hook(keep_missing_quantizer_state)
+        self.cosine_temperature = cosine_temperature
         self._adjacency = AdjacencyCache()
         self._relations = AdjacencyCache()  # always normalised
         self._obstacle: Optional[str] = None

@@ -415,7 +415,8 @@ class RecipeRun:
     @torch.no_grad()
     def exact_embedding(self) -> Optional[Tensor]:
         r"""The float rows that the served ones stand for, in their axes,
-        :math:`(N, d)`: the float model's or, for :obj:`paper`, which
+        :math:`(N, d)`: the float model's; those of the teacher that
+        :obj:`transform` starts from, if one is given; for :obj:`paper`, which
         quantizes no other model, its own; none for :obj:`float`.
         """
         recipe = self.config.quant.recipe
@@ -423,7 +424,10 @@ class RecipeRun:
             return None
         if recipe == "paper":
             return self.latent_embedding()
-        rows, num_users = self.float_embedding(), self.context.data.num_users
+        num_users = self.context.data.num_users
+        rows = self.teacher
+        if recipe != "transform" or rows is None:
+            rows = self.float_embedding()
         if self.axes is None:
             return rows
         return self.axes.turn(rows[:num_users], rows[num_users:])
