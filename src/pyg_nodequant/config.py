@@ -429,10 +429,9 @@ class NodeQuantConfig:
     def _check_unused(self, *names: str, why: str = "") -> None:
         # What would be set for nothing is a mistake.
         why = why or f"recipe '{self.recipe}'"
-        defaults = {item.name: item.default for item in fields(self)}
-        for name in names:
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(f"'quant.{name}' is no setting of {why}")
+        for name in self._changed(*names):
+            raise ValueError(f"'quant.{name}' is no setting of "
+                             f"{why}")
 
     def budget_bytes(self, num_nodes: int) -> Optional[int]:
         r"""The most bytes of the embedding part, if there is such a bound.

@@ -87,3 +87,24 @@ def test_a_large_catalogue_costs_no_more():
     assert len(items.unique()) == 64 and int(items.max()) > 10**10
     assert log_weight.double().exp().sum().item() == pytest.approx(1e12,
                                                                    rel=1e-5)
+
+
+def test_others_stand_for_all_of_them():
+    g = torch.Generator().manual_seed(0)
+    values = torch.rand(50, generator=g)
+    first = torch.tensor([3, 7])
+    found = []
+    for _ in range(4000):
+        ids, log_weight = F.with_others(first, 50, 10, g)
+        assert {3, 7} <= set(ids.tolist()) and len(ids) == 12
+        found.append(float((values[ids] * log_weight.exp()).sum()))
+    error = torch.tensor(found).std() / math.sqrt(len(found))
+    assert abs(sum(found) / len(found) - float(values.sum())) < 4 * error
+
+
+@pytest.mark.parametrize("count", [48, 1000])
+def test_others_that_are_all_taken(count):
+    ids, log_weight = F.with_others(torch.tensor([3, 7]), 50, count,
+                                    torch.Generator())
+    assert torch.equal(ids, torch.arange(50))
+    assert not bool(log_weight.any())

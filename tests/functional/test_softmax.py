@@ -1,15 +1,8 @@
-import math
-
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyg_nodequant.functional import (
-    cosine_rows,
-    sampled_columns,
-    softmax_loss,
-)
+from pyg_nodequant.functional import cosine_rows, softmax_loss
 
 
 def test_cosine_rows_score_by_cosines():
@@ -73,24 +66,3 @@ def test_no_pairs_no_loss():
                         torch.zeros(2, 0, dtype=torch.long))
     loss.backward()
     assert float(loss) == 0 and not bool(users.grad.any())
-
-
-def test_sampled_columns_estimate_the_sum_over_all():
-    g = torch.Generator().manual_seed(0)
-    values = torch.rand(50, generator=g)
-    positives = torch.tensor([3, 3, 7])
-    found = []
-    for _ in range(4000):
-        ids, log_weight = sampled_columns(positives, 50, 10, g)
-        assert {3, 7} <= set(ids.tolist()) and len(ids) == 12
-        found.append(float((values[ids] * log_weight.exp()).sum()))
-    error = torch.tensor(found).std() / math.sqrt(len(found))
-    assert abs(sum(found) / len(found) - float(values.sum())) < 4 * error
-
-
-@pytest.mark.parametrize("count", [48, 1000])
-def test_a_sample_of_everything_is_everything(count):
-    ids, log_weight = sampled_columns(torch.tensor([3, 7]), 50, count,
-                                      torch.Generator())
-    assert torch.equal(ids, torch.arange(50))
-    assert not bool(log_weight.any())

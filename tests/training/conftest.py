@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -134,3 +135,31 @@ def trained(
         return done[repr(config)]
 
     return train
+
+
+@pytest.fixture
+def check_resumes(data, trained, settings, packed_bytes, state_bytes, stop_at,
+                  tmp_path):
+    """Stops a run, resumes it, and expects the end of the whole run: returns
+    both results.
+    """
+
+    def timeless(rows: Any) -> Any:
+        return [{k: v for k, v in row.items() if k != "seconds"}
+                for row in rows]
+
+    def check(run: str, stage: str, step: Optional[int], **options: Any
+              ) -> tuple[TrainingResult, TrainingResult]:
+        expected, config = trained(**options), settings(**options)
+        stop_at(config, data, tmp_path, run, stage, step)
+        torch.manual_seed(7)
+        resumed = replace(config, trainer=replace(config.trainer,
+                                                  resume=str(tmp_path)))
+        result = Trainer(resumed, tmp_path).fit(data)
+        assert state_bytes(result.model) == state_bytes(expected.model)
+        assert packed_bytes(result, data) == packed_bytes(expected, data)
+        assert timeless(result.history) == timeless(expected.history)
+        assert (result.val, result.steps) == (expected.val, expected.steps)
+        return result, expected
+
+    return check

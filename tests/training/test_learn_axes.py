@@ -1,11 +1,8 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
 from pyg_nodequant import functional as F
 from pyg_nodequant.nn import SoftAxisRows, TransformRows
-from pyg_nodequant.training import Trainer
 from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.learn_axes import LearnAxesStage, LearnedPlan
 from pyg_nodequant.training.packing import embedding_bytes, pack_axes
@@ -219,10 +216,6 @@ def test_rows_start_from_the_float_model(make_run):
     assert torch.equal(weight[120:], whole[1][:, :axes])
 
 
-def timeless(rows):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
 @pytest.mark.parametrize("options", [
     {}, {"bytes_per_node": None, "bytes_per_user": 5.0, "bytes_per_item": 4.0,
          "bpr_weight": 0.0}])
@@ -232,16 +225,5 @@ def timeless(rows):
     ("refit", "learn_axes", 16), ("refit", "transform", 16),
     ("refit", "transform", None)])
 def test_a_resumed_run_ends_bit_by_bit_like_a_whole_one(
-        options, run, stage, step, data, settings, trained, packed_bytes,
-        state_bytes, stop_at, tmp_path):
-    expected = trained(**{**LEARNED, **options})
-    config = settings(**{**LEARNED, **options})
-    stop_at(config, data, tmp_path, run, stage, step)
-    torch.manual_seed(7)
-    resumed = replace(config, trainer=replace(config.trainer,
-                                              resume=str(tmp_path)))
-    result = Trainer(resumed, tmp_path).fit(data)
-    assert state_bytes(result.model) == state_bytes(expected.model)
-    assert packed_bytes(result, data) == packed_bytes(expected, data)
-    assert timeless(result.history) == timeless(expected.history)
-    assert (result.val, result.steps) == (expected.val, expected.steps)
+        options, run, stage, step, check_resumes):
+    check_resumes(run, stage, step, **{**LEARNED, **options})

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -224,10 +222,6 @@ def test_the_shuffled_control(make_run):
 # Determinism and resuming --------------------------------------------------
 
 
-def timeless(rows):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
 @pytest.mark.parametrize("options", [
     {}, {"bytes_per_node": 12.0, "alpha_start": "degree", "where": "both",
          "range": "learned"}])
@@ -237,19 +231,8 @@ def timeless(rows):
     ("select", "finetune", 8), ("refit", "learn", 8),
     ("refit", "finetune", 16), ("refit", "finetune", None)])
 def test_a_resumed_run_ends_bit_by_bit_like_a_whole_one(
-        options, run, stage, step, data, settings, trained, packed_bytes,
-        state_bytes, stop_at, tmp_path):
-    expected = trained(**LEARNED, **options)
-    config = settings(**LEARNED, **options)
-    stop_at(config, data, tmp_path, run, stage, step)
-    torch.manual_seed(7)
-    resumed = replace(config, trainer=replace(config.trainer,
-                                              resume=str(tmp_path)))
-    result = Trainer(resumed, tmp_path).fit(data)
-    assert state_bytes(result.model) == state_bytes(expected.model)
-    assert packed_bytes(result, data) == packed_bytes(expected, data)
-    assert timeless(result.history) == timeless(expected.history)
-    assert (result.val, result.steps) == (expected.val, expected.steps)
+        options, run, stage, step, check_resumes):
+    check_resumes(run, stage, step, **LEARNED, **options)
 
 
 def test_same_seed_same_bytes(data, settings, trained, packed_bytes):

@@ -45,7 +45,7 @@ from pyg_nodequant.functional.interpolate import (
     neighbour_bits,
 )
 from pyg_nodequant.functional.interval import mix_scale, neighbour_log_scale
-from pyg_nodequant.functional.item_sample import sample_items
+from pyg_nodequant.functional.item_sample import sample_items, with_others
 from pyg_nodequant.functional.losses import bpr_loss, l2_loss
 from pyg_nodequant.functional.pairs import pairs_between
 from pyg_nodequant.functional.propagate import (
@@ -90,11 +90,7 @@ from pyg_nodequant.functional.score_distortion import (
     score_distortion,
 )
 from pyg_nodequant.functional.shared_scale import degree_bins, shared_step
-from pyg_nodequant.functional.softmax import (
-    cosine_rows,
-    sampled_columns,
-    softmax_loss,
-)
+from pyg_nodequant.functional.softmax import cosine_rows, softmax_loss
 from pyg_nodequant.functional.storage import storage_loss
 from pyg_nodequant.functional.transform import (
     allocate_levels,
@@ -182,7 +178,6 @@ __all__ = [
     "row_scale",
     "safe_sqrt",
     "sample_items",
-    "sampled_columns",
     "scale_gradient",
     "score_distillation_loss",
     "score_distortion",
@@ -197,4 +192,5 @@ __all__ = [
     "storage_loss",
     "stored_step",
     "symmetric_range",
+    "with_others",
 ]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_nodequant.functional.chunked import chunked_loss
 from pyg_nodequant.functional.pairs import pairs_between
 
 # Far below any score, but its differences are numbers.
@@ -59,40 +60,6 @@ class _ListwiseKL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return ctx.saved_tensors[0] * grads[0], None, None
-
-
-class _Distillation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, teacher_users: Tensor,
-                teacher_items: Tensor, temperature: float, chunk_scores: int,
-                log_weight: Optional[Tensor],
-                excluded: Optional[Tensor]) -> Tensor:
-        count = max(users.size(0), 1)
-        loss = users.new_zeros(())
-        grad_users, grad_items = torch.empty_like(users), torch.zeros_like(
-            items)
-        step = max(1, chunk_scores // max(items.size(0), 1))
-        for start in range(0, users.size(0), step):
-            part = slice(start, start + step)
-            scores = users[part] @ items.t()
-            wanted = teacher_users[part] @ teacher_items.t()
-            if excluded is not None:
-                at = pairs_between(excluded, start, start + step)
-                scores[at], wanted[at] = _NEVER, _NEVER
-            value, gradient = _kl_and_gradient(scores, wanted, temperature,
-                                               log_weight)
-            loss += value / count
-            gradient /= count
-            grad_users[part] = gradient @ items
-            grad_items.addmm_(gradient.t(), users[part])
-        ctx.save_for_backward(grad_users, grad_items)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Optional[Tensor], ...]:
-        grad_users, grad_items = ctx.saved_tensors
-        return (grad_users * grads[0], grad_items * grads[0], None, None,
-                None, None, None, None)
 
 
 def distillation_loss(
@@ -139,11 +106,22 @@ def distillation_loss(
         >>> float(distillation_loss(users, items, users, items)) < 1e-6
         True
     """
-    tables = map(_float, (users, items, teacher_users, teacher_items))
+    users, items, teacher_users, teacher_items = map(
+        _float, (users, items, teacher_users, teacher_items))
+    count = max(users.size(0), 1)
+
+    def rule(start: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+        stop = start + scores.size(0)
+        wanted = teacher_users[start:stop] @ teacher_items.t()
+        if excluded is not None:
+            at = pairs_between(excluded, start, stop)
+            scores[at], wanted[at] = _NEVER, _NEVER
+        value, gradient = _kl_and_gradient(scores, wanted, temperature,
+                                           log_weight)
+        return value / count, gradient.div_(count)
+
     with torch.autocast(users.device.type, enabled=False):
-        loss: Tensor = _Distillation.apply(  # type: ignore[no-untyped-call]
-            *tables, temperature, chunk_scores, log_weight, excluded)
-        return loss
+        return chunked_loss(users, items, rule, chunk_scores)
 
 
 def listwise_kl_loss(

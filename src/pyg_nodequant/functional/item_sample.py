@@ -54,16 +54,47 @@ def sample_items(
         items = torch.arange(num_items, device=device)
         return items, torch.zeros(num_items, device=device)
     first = _first(lists, count // 2)
-    others, number = num_items - first.numel(), count - first.numel()
-    drawn = _distinct(others, number, generator).to(device)
+    return with_others(first, num_items, count - first.numel(), generator)
+
+
+def with_others(
+    first: Tensor,
+    num_items: int,
+    count: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    r"""Adds items of which each stands for several others: those of
+    :obj:`first` count once, and :obj:`count` of all others, drawn uniformly
+    without replacement, for as many as there are, as in
+    :func:`sample_items`.
+
+    Args:
+        first (Tensor): Ascending different items, :math:`(P)`.
+        num_items (int): The number of items :math:`I`.
+        count (int): How many of the others are drawn, if there are so many.
+        generator (torch.Generator): What is drawn depends on it alone; on
+            the CPU.
+
+    Returns:
+        Ascending items, and :math:`\ln w` of each.
+
+    Example:
+        >>> items, log_weight = with_others(torch.tensor([1]), 5, 2,
+        ...                                 torch.Generator().manual_seed(0))
+        >>> items.numel(), log_weight.exp().sum()
+        (3, tensor(5.))
+    """
+    others = num_items - first.numel()
+    number = min(count, others)
+    drawn = _distinct(others, number, generator).to(first.device)
     # Number x among those not in `first` follows as many of `first` as have
     # at most x others before them.
-    before = first - torch.arange(first.numel(), device=device)
+    before = first - torch.arange(first.numel(), device=first.device)
     drawn = drawn + torch.searchsorted(before, drawn, right=True)
-    items = torch.cat([first, drawn])
-    weight = torch.ones(count, dtype=torch.float64, device=device)
-    weight[first.numel():] = others / number
-    items, order = items.sort()
+    weight = torch.ones(first.numel() + number, dtype=torch.float64,
+                        device=first.device)
+    weight[first.numel():] = others / max(number, 1)
+    items, order = torch.cat([first, drawn]).sort()
     return items, weight[order].log().float()
 
 

@@ -3,11 +3,12 @@ r"""The softmax loss over items, and the cosine scores it is used with."""
 from __future__ import annotations
 
 import math
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor
 
+from pyg_nodequant.functional.chunked import chunked_loss
 from pyg_nodequant.functional.pairs import pairs_between
 
 
@@ -33,43 +34,6 @@ def cosine_rows(x: Tensor, temperature: float) -> Tensor:
     """
     out: Tensor = torch.nn.functional.normalize(x, dim=-1)
     return out / math.sqrt(temperature)
-
-
-class _SoftmaxLoss(torch.autograd.Function):
-    # Users are taken in chunks and the gradients formed on the way: a matrix
-    # of all users by all items never exists.
-    @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, pairs: Tensor,
-                active: Tensor, weight: Tensor,
-                log_weight: Optional[Tensor],
-                chunk_scores: int) -> Tensor:
-        loss = users.new_zeros(())
-        grad_users, grad_items = torch.empty_like(users), torch.zeros_like(
-            items)
-        step = max(1, chunk_scores // max(items.size(0), 1))
-        for start in range(0, users.size(0), step):
-            part = slice(start, start + step)
-            at = pairs_between(pairs, start, start + step)
-            share = weight[part][at[0]]
-            scores = users[part] @ items.t()
-            loss -= (scores[at] * share).sum()
-            if log_weight is not None:
-                scores += log_weight
-            total = scores.logsumexp(-1, keepdim=True)
-            loss += (total.squeeze(-1) * active[part]).sum()
-            gradient = scores.sub_(total).exp_().mul_(
-                active[part].unsqueeze(-1))
-            gradient.index_put_(at, -share, accumulate=True)
-            grad_users[part] = gradient @ items
-            grad_items.addmm_(gradient.t(), users[part])
-        ctx.save_for_backward(grad_users, grad_items)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Optional[Tensor], ...]:
-        grad_users, grad_items = ctx.saved_tensors
-        return (grad_users * grads[0], grad_items * grads[0], None, None,
-                None, None, None)
 
 
 def softmax_loss(
@@ -121,43 +85,19 @@ def softmax_loss(
     active = torch.where(count > 0, count.clamp(min=1)**power, 0)
     active /= active.sum().clamp(min=1)
     weight = active / count.clamp(min=1)  # what one of its items counts
-    loss: Tensor = _SoftmaxLoss.apply(  # type: ignore[no-untyped-call]
-        users, items, pairs, active, weight, log_weight, chunk_scores)
-    return loss
 
+    def rule(start: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+        stop = start + scores.size(0)
+        at = pairs_between(pairs, start, stop)
+        share = weight[start:stop][at[0]]
+        loss = -(scores[at] * share).sum()
+        if log_weight is not None:
+            scores += log_weight
+        total = scores.logsumexp(-1, keepdim=True)
+        counts = active[start:stop].unsqueeze(-1)
+        loss += (total * counts).sum()
+        gradient = scores.sub_(total).exp_().mul_(counts)
+        gradient.index_put_(at, -share, accumulate=True)
+        return loss, gradient
 
-def sampled_columns(positives: Tensor, num_items: int, count: int,
-                    generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    r"""Items that compete in a sampled softmax: the positives of the batch,
-    each for itself, and :obj:`count` of all others, drawn without
-    replacement, for all others.
-
-    Args:
-        positives (Tensor): Items of the batch, any number of times each.
-        num_items (int): The number of items :math:`I`.
-        count (int): How many others are drawn, if there are so many.
-        generator (torch.Generator): Decides which.
-
-    Returns:
-        Item ids, sorted, shape :math:`(C)`, and :math:`\ln w_j` of each:
-        0 for a positive, :math:`\ln (I - P) / n` for the :math:`n` others.
-
-    Example:
-        >>> ids, log_weight = sampled_columns(torch.tensor([1, 1]), 5, 2,
-        ...                                   torch.Generator())
-        >>> len(ids), round(float(log_weight.exp().sum()), 4)
-        (3, 5.0)
-    """
-    certain = torch.zeros(num_items, dtype=torch.bool,
-                          device=positives.device)
-    certain[positives] = True
-    others = (~certain).nonzero().squeeze(-1)
-    size = min(count, others.numel())
-    chosen = others[torch.randperm(others.numel(), generator=generator)[
-        :size].to(others.device)]
-    log_weight = torch.zeros(num_items, device=positives.device)
-    if size > 0:
-        log_weight[chosen] = math.log(others.numel() / size)
-    certain[chosen] = True
-    ids = certain.nonzero().squeeze(-1)
-    return ids, log_weight[ids]
+    return chunked_loss(users, items, rule, chunk_scores)

@@ -252,8 +252,9 @@ class SoftmaxStage(FloatStage):
         x = self.model.get_embedding(self.context.edge_index)
         items, log_weight = x[self.num_users:], self.prior
         if options.items > 0:
-            ids, stands_for = F.sampled_columns(
-                pairs[1], items.size(0), options.items, generator)
+            ids, stands_for = F.with_others(
+                torch.unique(pairs[1]), items.size(0), options.items,
+                generator)
             items = F.gather_rows(items, ids)
             log_weight = stands_for if log_weight is None else (
                 stands_for + log_weight[ids])
