@@ -37,8 +37,44 @@ AXES = {11: ((40, 2), (26, 3), (20, 4), (16, 5)),
         18: ((45, 3), (34, 4), (27, 5))}
 # The float model that everything is distilled from, and how. Recipes of
 # transform coding have it by default.
-TEACHER = ["loss=softmax", "quant.temperature=0.4",
+TEACHER = ["loss=softmax", "quant.blend=0.5",
+           "quant.popularity_discount=0.125", "quant.temperature=0.4",
            "quant.distill_seen=false", "quant.bpr_weight=0"]
+# What each ingredient is worth: it alone is taken away or put in its place.
+TRANSFORM_WITHOUT = {
+    "companion": ["quant.blend=0"],
+    "softmax": ["loss=bpr", "quant.blend=0"],
+    "discount": ["quant.popularity_discount=0"],
+    "axes' widths": ["quant.allocation=uniform", "quant.axes=20",
+                     "quant.bits=4"],
+    "nodes' widths": ["quant.sensitivity_power=0"],
+    "tempering": ["quant.sensitivity_power=1"],
+    "leaving out what is seen": ["quant.distill_seen=true"],
+    "fine-tuning": ["quant.finetune_steps=0"],
+    "distillation": ["quant.distill_weight=0", "quant.bpr_weight=1"],
+}
+TRANSFORM_WITH = {
+    "learned widths": ["quant.allocation=learned"],
+    "scales of 8 bits": ["quant.scale_bits=8"],
+    "BPR": ["quant.bpr_weight=0.3"],
+    "twice the steps": ["quant.finetune_steps=1600"],
+}
+NODES_WITHOUT = {
+    "distillation": ["quant.distill_weight=0", "quant.bpr_weight=1"],
+    "fine-tuning": ["quant.finetune_steps=0"],
+}
+NODES_WITH = {
+    "widths by degree": ["quant.allocation=degree"],
+    "tempering": ["quant.sensitivity_power=0.6"],
+    "learned widths": ["quant.recipe=learned"],
+    "message passing": ["quant.interval=message_passing"],
+    "relation gradient": ["quant.gradient=relation"],
+    "noise": ["quant.estimator=noise"],
+    "searched ranges": ["quant.range=mse"],
+    "learned ranges": ["quant.range=learned"],
+    "shared scales": ["quant.row_scale=group"],
+    "log scales": ["quant.row_scale=log8"],
+}
 
 
 def methods() -> dict[str, list[str]]:
@@ -60,13 +96,19 @@ def methods() -> dict[str, list[str]]:
         out[f"transform {budget} B"] = transform
         out[f"transform {budget} B, shuffled"] = [
             *transform, "quant.allocation=shuffled"]
-        out[f"transform {budget} B, by axis only"] = [
-            *transform, "quant.sensitivity_power=0"]
-        out[f"transform {budget} B, not fine-tuned"] = [
-            *transform, "quant.finetune_steps=0"]
         for axes, bits in AXES[budget]:
             out[f"axes {budget} B, {axes} x {bits}"] = [
                 "quant=axes", f"quant.axes={axes}", f"quant.bits={bits}"]
+    for size, base, changes in (
+            ("transform 11 B", out["transform 11 B"],
+             {"without": TRANSFORM_WITHOUT, "with": TRANSFORM_WITH}),
+            ("node-aware 18 B", out["node-aware 18 B"],
+             {"without": NODES_WITHOUT, "with": NODES_WITH})):
+        for kind, options in changes.items():
+            for name, overrides in options.items():
+                plain = [x for x in base if x.split("=")[0] not in
+                         {y.split("=")[0] for y in overrides}]
+                out[f"{size}, {kind} {name}"] = [*plain, *overrides]
     out["transform 8 B items, 40 B users"] = [
         "quant=transform", "quant.bytes_per_item=8",
         "quant.bytes_per_user=40"]
@@ -94,6 +136,7 @@ def run(name: str, data: str, seed: int, options: argparse.Namespace) -> None:
         "bytes_per_node": metrics["storage"]["bytes_per_node"],
         "test": metrics["test"], "val": metrics["val"],
         "float": metrics["float"].get("test", {}),
+        "teacher": metrics["teacher"].get("test", {}),
         "seconds": metrics["timing"]["train_seconds"],
     }
     with (options.out / "runs.jsonl").open("a") as file:
@@ -152,8 +195,8 @@ def mean(runs: list[dict[str, Any]], *path: str) -> float:
 
 def is_plain(name: str) -> bool:
     """Whether a method is no control, of which there are many at one size."""
-    controls = ("shuffled", "by axis only", "not fine-tuned", "users")
-    return not name.endswith(controls)
+    return not (name.endswith(("shuffled", "users"))
+                or ", with" in name)
 
 
 def draw(data: str, rows: dict[str, list[dict[str, Any]]],
@@ -201,7 +244,8 @@ def main() -> None:
                         default=["lastfm", "movielens_100k", "ml-1m"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", metavar="TEXT",
-                        help="only methods whose name begins with one of them")
+                        help="only methods whose name begins with one of them, "
+                        "or is one of them after an equals sign")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
@@ -216,7 +260,8 @@ def main() -> None:
     for data in options.data:
         for seed in options.seeds:
             for name in methods():
-                if any(name.startswith(text) for text in wanted) and (
+                if any(name.startswith(text) or f"={name}" == text
+                       for text in wanted) and (
                         data, name, seed) not in done:
                     print(data, seed, name, flush=True)
                     run(name, data, seed, options)

@@ -177,6 +177,13 @@ class NodeQuantConfig:
             it was trained on validation interactions, as the models of
             :obj:`trainer.refit` are, validation flatters its students.
             (default: :obj:`None`, the float model of the same run)
+        blend (float): The share that a companion, a second float model of
+            the other :obj:`loss`, has in the scores of the teacher
+            (:func:`~pyg_nodequant.functional.blend_rows`); 0 trains none.
+            A given :obj:`teacher` has none either.
+        popularity_discount (float): What the teacher's scores lose by the
+            popularity of an item, :math:`\gamma` in
+            :func:`~pyg_nodequant.functional.discount_popularity`.
         bpr_weight (float): Weight of BPR while fine-tuning.
         temperature (float): Temperature of the list-wise softmax, in the
             distillation and in the sensitivity.
@@ -233,6 +240,8 @@ class NodeQuantConfig:
     distillation: str = "listwise"
     distill_items: int = 0
     teacher: Optional[str] = None
+    blend: float = 0.0
+    popularity_discount: float = 0.0
     bpr_weight: float = 0.3
     temperature: float = 1.0
     distill_users: int = 256
@@ -304,9 +313,13 @@ class NodeQuantConfig:
                 isinstance(self.teacher, str) and self.teacher):
             raise ValueError(f"'quant.teacher' needs to be null or a path "
                              f"(got {self.teacher!r})")
+        check_number("quant.blend", self.blend, 0, 1)
+        check_number("quant.popularity_discount", self.popularity_discount, 0,
+                     10)
         if self.recipe in ("paper", "float"):
             for name in self._changed("distillation", "distill_items",
-                                      "teacher"):
+                                      "teacher", "blend",
+                                      "popularity_discount"):
                 raise ValueError(f"'quant.{name}' is no setting of recipe "
                                  f"'{self.recipe}', which distils nothing")
         if self.distillation != "listwise":
@@ -447,6 +460,11 @@ class NodeQuantConfig:
         if self.target_compression is not None:
             return int(256 * num_nodes / self.target_compression)
         return None
+
+    @property
+    def has_companion(self) -> bool:
+        r"""Whether a second float model is trained."""
+        return self.blend > 0 and self.teacher is None
 
     @property
     def uses_graph(self) -> bool:
@@ -664,6 +682,16 @@ class ExperimentConfig:
                 and self.model.num_layers == 0):
             raise ValueError("'model.num_layers' needs to be at least 1 for "
                              "quant.interval=message_passing (got 0)")
+
+
+def other_loss(name: str) -> str:
+    r"""Returns the loss of the companion of a float model.
+
+    Example:
+        >>> other_loss("softmax")
+        'bpr'
+    """
+    return LOSSES[1 - LOSSES.index(name)]
 
 
 def as_dict(config: Any) -> dict[str, Any]:

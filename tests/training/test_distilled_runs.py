@@ -196,7 +196,8 @@ def test_what_is_written_of_a_teacher(teacher, data, settings, tmp_path):
                       **RECIPES["transform"])
     metrics = run_experiment(config, data, tmp_path)
     theirs = json.loads(open(f"{teacher}/metrics.json").read())
-    assert metrics["teacher"] == {"test": theirs["test_training_path"]}
+    assert metrics["teacher"]["test"] == theirs["test_training_path"]
+    assert metrics["teacher"]["val"]["recall@20"] > 0
     assert metrics["float"] == theirs["teacher"] == {}
     # Files that are shared name no path of the machine.
     packed = PackedRecommender.open(tmp_path / "model.nq")

@@ -11,7 +11,8 @@ from pyg_nodequant.training.journal import Journal, differences, fingerprint
 
 def save(journal, **state):
     journal.save(model={"w": torch.ones(2)}, optimizer={}, best={},
-                 float_state={"w": torch.zeros(2)}, state=state)
+                 groups={"float": {"w": torch.zeros(2)}, "learned": {}},
+                 state=state)
 
 
 def test_without_a_folder_nothing_is_written(data, settings):

@@ -201,7 +201,7 @@ def test_transform_starts_from_a_given_teacher(make_run, other):
         assert torch.equal(part, whole[:, :axes])
     run.run()
     assert tuple(run.done) == ("transform", ) and run.float_state == {}
-    assert run.validation().keys() == {"trained"}
+    assert run.validation().keys() == {"trained", "teacher"}
 
 
 @pytest.mark.parametrize("recipe", ["node_aware", "uniform"])

@@ -103,9 +103,9 @@ def test_nothing_below_the_trainer_sees_the_test_split(data, settings,
     seen = []
     init = FloatStage.__init__
 
-    def spy(self, context, steps):
+    def spy(self, context, steps, name):
         seen.append(context.data)
-        init(self, context, steps)
+        init(self, context, steps, name)
 
     monkeypatch.setattr(FloatStage, "__init__", spy)
     Trainer(settings("float")).fit(data)

@@ -64,8 +64,8 @@ def results_table(
     experiment: ExperimentConfig,
 ) -> str:
     r"""Returns the table of a run: the float model beside the packed one,
-    and the teacher, if one was given. Changes are those from the float model
-    or, without one, from the teacher.
+    and the teacher, if that is another one. Changes are those from the float
+    model or, without one, from the teacher.
 
     Args:
         metrics (dict): The content of `metrics.json`.

@@ -26,6 +26,11 @@ from pyg_nodequant.functional.bitwidth import (
     project_to_budget,
     round_bits,
 )
+from pyg_nodequant.functional.blend import (
+    blend_rows,
+    discount_popularity,
+    score_spread,
+)
 from pyg_nodequant.functional.cold import popularity_row, settle_cold_rows
 from pyg_nodequant.functional.distillation import (
     distillation_loss,
@@ -118,6 +123,7 @@ __all__ = [
     "axis_widths",
     "bit_width",
     "bit_width_slope",
+    "blend_rows",
     "bpr_loss",
     "budget_total",
     "build_adjacency",
@@ -130,6 +136,7 @@ __all__ = [
     "degree_score",
     "dequantize",
     "directional_curvature",
+    "discount_popularity",
     "distillation_loss",
     "distortion_bound",
     "dual_ascent",
@@ -181,6 +188,7 @@ __all__ = [
     "scale_gradient",
     "score_distillation_loss",
     "score_distortion",
+    "score_spread",
     "sensitivity",
     "settle_cold_rows",
     "share_profile",

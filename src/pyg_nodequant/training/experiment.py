@@ -140,12 +140,15 @@ def float_metrics(result: TrainingResult,
 
 def teacher_metrics(result: TrainingResult,
                     interactions: Interactions) -> dict[str, Any]:
-    r"""The same full ranking of the teacher, if one was given."""
-    if result.teacher is None:
+    r"""The same full ranking of what was distilled, if that is not the float
+    model.
+    """
+    if result.taught_embedding is None:
         return {}
-    rows, num_users = result.teacher.rows, interactions.num_users
+    rows, num_users = result.taught_embedding.cpu(), interactions.num_users
     topk = torch_topk(rows[:num_users], rows[num_users:])
-    return {"test": evaluate_split(topk, interactions, "test")}
+    return {"test": evaluate_split(topk, interactions, "test"),
+            "val": result.val.get("teacher", {})}
 
 
 def check_parity(packed: PackedRecommender, rows: Tensor, num_users: int,

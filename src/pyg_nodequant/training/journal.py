@@ -78,21 +78,17 @@ class Journal:
         model: dict[str, Tensor],
         optimizer: dict[str, Any],
         best: dict[str, Tensor],
-        float_state: dict[str, Tensor],
         state: dict[str, Any],
-        learned: Optional[dict[str, Tensor]] = None,
+        groups: dict[str, dict[str, Tensor]],
     ) -> None:
         r"""Replaces the checkpoint by the current state."""
         if self.run_dir is None:
             return
-        groups = {"float": float_state}
-        if learned:
-            groups["learned"] = learned
         save_checkpoint(
             self.run_dir, model=model, optimizer=optimizer, best=best,
             state={**state, "history": self.rows,
                    "fingerprint": self._fingerprint},
-            groups=groups)
+            groups={name: group for name, group in groups.items() if group})
 
     def close(self) -> None:
         r"""Writes what loggers still buffer."""

@@ -15,12 +15,18 @@ from pyg_nodequant.nn import QuantLightGCN, SoftAxisRows, TransformRows
 from pyg_nodequant.training.byte_budget import node_budget, transform_budget
 from pyg_nodequant.training.checkpoint import Checkpoint
 from pyg_nodequant.training.cold import hold_rows, settle_cold_nodes
+from pyg_nodequant.training.companion import (
+    COMPANION,
+    companion_context,
+    taught_rows,
+)
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.float_cache import FloatCache
 from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.learn_axes import LearnAxesStage, LearnedPlan
 from pyg_nodequant.training.learn_stage import LearnStage, start_widths
 from pyg_nodequant.training.loop import StageLoop, StageProgress, copy_state
+from pyg_nodequant.training.new_model import new_model
 from pyg_nodequant.training.schedule import PlateauSchedule
 from pyg_nodequant.training.stages import (
     FLOAT_STAGES,
@@ -40,6 +46,8 @@ RECIPE_STAGES = {
     "uniform": ("float", "finetune"),
     "paper": ("float", "joint"),
 }
+#: The stages that train a float model.
+FLOATS = ("float", COMPANION)
 _STAGES: dict[str, type[Stage]] = {
     **STAGES, LearnStage.name: LearnStage, LearnAxesStage.name: LearnAxesStage}
 Plans = dict[str, tuple[int, int]]
@@ -87,6 +95,11 @@ class RecipeRun:
         self.done: dict[str, dict[str, Any]] = {}
         self.plans: Plans = {}
         self.float_state: dict[str, Tensor] = {}
+        #: A second float model, and its state once it is trained.
+        self.companion: Optional[TrainingContext] = None
+        self.companion_state: dict[str, Tensor] = {}
+        if teacher is None and config.quant.has_companion:
+            self.companion = companion_context(self.context)
         self.axes: Optional[PlanAxes] = None
         #: What a stage has learned of the widths, for the next one.
         self.learned: dict[str, Tensor] = {}
@@ -102,15 +115,24 @@ class RecipeRun:
         return self.context.served
 
     @property
+    def differs(self) -> bool:
+        r"""Whether what is distilled are not the float model's own rows."""
+        quant = self.config.quant
+        return self.teacher is not None or quant.has_companion or (
+            quant.popularity_discount > 0)
+
+    @property
     def stages(self) -> tuple[str, ...]:
         r"""The recipe's stages, without a float model that nothing needs: the
         paper's is a mere baseline, and :obj:`transform` can start from the
         rows of another teacher.
         """
         quant = self.config.quant
-        stages = RECIPE_STAGES[quant.recipe]
+        stages: tuple[str, ...] = RECIPE_STAGES[quant.recipe]
+        if self.companion is not None:
+            stages = stages[0], COMPANION, *stages[1:]
         if quant.recipe == "transform" and quant.allocation == "learned":
-            stages = stages[0], LearnAxesStage.name, stages[1]
+            stages = *stages[:-1], LearnAxesStage.name, stages[-1]
         if quant.recipe == "paper" and not quant.float_baseline:
             return stages[1:]
         if quant.recipe == "transform" and self.teacher is not None:
@@ -124,6 +146,7 @@ class RecipeRun:
             self.plans = {name: (int(a), int(b)) for name, (a, b)
                           in checkpoint.state["plans"].items()}
             self.float_state = dict(checkpoint.groups.get("float", {}))
+            self.companion_state = dict(checkpoint.groups.get(COMPANION, {}))
             self.learned = {name: value.to(self.context.device) for name, value
                             in checkpoint.groups.get("learned", {}).items()}
             if self.stages[-1] in self.done:
@@ -145,29 +168,31 @@ class RecipeRun:
     def run_stage(self, index: int, name: str,
                   checkpoint: Optional[Checkpoint]) -> None:
         r"""Prepares and runs one stage, and writes a checkpoint."""
-        if name == "finetune":
-            self.prepare_finetuning()
-        elif name == "learn":
-            self.prepare_learning()
-        elif name == "learn_axes":
-            self.prepare_axes()
-        elif name == "transform":
-            self.prepare_transform()
-        elif name == "joint" and self.float_state:
-            # The baseline is no warm start: the paper trains from scratch.
-            fresh = new_model(self.config, self.context.data)
-            self.model.load_state_dict(fresh.state_dict())
-        cache = self.float_cache() if name == "float" else None
-        if cache is not None and checkpoint is None and self.take(cache):
+        prepare = {
+            "finetune": self.prepare_finetuning,
+            "learn": self.prepare_learning,
+            LearnAxesStage.name: self.prepare_axes,
+            "transform": self.prepare_transform,
+            "joint": self.prepare_joint,
+        }.get(name)
+        if prepare is not None:
+            prepare()
+        context = self.context if self.companion is None or (
+            name != COMPANION) else self.companion
+        cache = self.float_cache(name, context)
+        if cache is not None and checkpoint is None and self.take(
+                cache, name, context):
             return
+        # The companion draws what it would draw as a float model.
+        stream = 0 if name == COMPANION else index
         data = self.context.data
         sampler = BPRSampler(data.train, data.num_users, data.num_items,
                              self.config.trainer.batch_size,
-                             seed=self.config.seed * 16 + index)
-        kind = FLOAT_STAGES[self.config.loss.name] if name == "float" \
+                             seed=self.config.seed * 16 + stream)
+        kind = FLOAT_STAGES[context.config.loss.name] if name in FLOATS \
             else _STAGES[name]
-        stage = kind(self.context, sampler.steps_per_epoch)
-        loop = StageLoop(stage, self.context, sampler, self.record, self.save)
+        stage = kind(context, sampler.steps_per_epoch, name)
+        loop = StageLoop(stage, context, sampler, self.record, self.save)
         if checkpoint is not None:
             loop.restore(checkpoint)
         handles = self.hold_cold_items() if name == "finetune" else []
@@ -177,28 +202,36 @@ class RecipeRun:
         self.done[name] = progress.scalars()
         if isinstance(stage.schedule, PlateauSchedule):
             self.plans[name] = stage.schedule.plan
-        if name == "float":
-            if cache is not None:
-                cache.save(self.model.embedding.weight, {
-                    "done": self.done[name], "plan": self.plans[name]})
-            self.settle_cold_nodes()
-            self.float_state = copy_state(self.model)
-        if name == "joint":
-            self.model.embedding.controller.freeze()
-            self.settle_cold_nodes()
-        if name == "learn":
-            self.learned = {"bits": self.model.embedding.controller().detach()}
-        if isinstance(stage, LearnAxesStage):
-            self.learned = {"row_bits": stage.soft.row_bits(),
-                            "profile": stage.soft.profile.detach()}
+        if cache is not None:
+            cache.save(context.model.embedding.weight, {
+                "done": self.done[name], "plan": self.plans[name]})
+        self.end_stage(name, stage)
         self.save(stage, progress)
 
-    def settle_cold_nodes(self) -> None:
+    def end_stage(self, name: str, stage: Stage) -> None:
+        r"""Keeps what later stages need of one that ended."""
+        if name == "float":
+            self.settle_cold_nodes(self.context)
+            self.float_state = copy_state(self.model)
+        elif name == COMPANION:
+            self.settle_cold_nodes(stage.context)
+            self.companion_state = copy_state(stage.context.model)
+        elif name == "joint":
+            self.model.embedding.controller.freeze()
+            self.settle_cold_nodes(self.context)
+        elif name == "learn":
+            self.learned = {"bits": self.model.embedding.controller().detach()}
+        elif isinstance(stage, LearnAxesStage):
+            self.learned = {"row_bits": stage.soft.row_bits(),
+                            "profile": stage.soft.profile.detach()}
+
+    @staticmethod
+    def settle_cold_nodes(context: TrainingContext) -> None:
         r"""Gives users and items without a training interaction their rows,
         at the end of a stage that trains the table from scratch.
         """
-        data = self.context.data
-        settle_cold_nodes(self.model, self.context.edge_index,
+        data = context.data
+        settle_cold_nodes(context.model, context.edge_index,
                           data.degree("train"), data.num_users)
 
     def hold_cold_items(self) -> list[RemovableHandle]:
@@ -211,27 +244,41 @@ class RecipeRun:
         return hold_rows(float_params(self.model),
                          cold.to(self.context.device))
 
-    def float_cache(self) -> Optional[FloatCache]:
-        r"""Where the float model of this run is kept, if one is."""
+    def float_cache(self, name: str,
+                    context: TrainingContext) -> Optional[FloatCache]:
+        r"""Where the float model of a stage is kept, if it is one."""
         folder = self.config.trainer.float_cache
-        if folder is None:
+        if folder is None or name not in FLOATS:
             return None
-        return FloatCache(folder, self.config, self.context.data,
-                          self.context.plans.get("float"))
+        return FloatCache(folder, context.config, context.data,
+                          context.plans.get(name))
 
     @torch.no_grad()
-    def take(self, cache: FloatCache) -> bool:
-        r"""Takes the float model from a cache, if it is there."""
+    def take(self, cache: FloatCache, name: str,
+             context: TrainingContext) -> bool:
+        r"""Takes a float model from a cache, if it is there."""
         found = cache.load()
         if found is None:
             return False
         weight, facts = found
-        self.model.embedding.weight.copy_(weight)
-        self.settle_cold_nodes()
-        self.float_state = copy_state(self.model)
-        self.done["float"] = facts["done"]
-        self.plans["float"] = (int(facts["plan"][0]), int(facts["plan"][1]))
+        context.model.embedding.weight.copy_(weight)
+        self.settle_cold_nodes(context)
+        state = copy_state(context.model)
+        if name == COMPANION:
+            self.companion_state = state
+        else:
+            self.float_state = state
+        self.done[name] = facts["done"]
+        self.plans[name] = (int(facts["plan"][0]), int(facts["plan"][1]))
         return True
+
+    def prepare_joint(self) -> None:
+        r"""Starts anew: the paper trains from scratch, and a baseline before
+        it is no warm start.
+        """
+        if self.float_state:
+            fresh = new_model(self.config, self.context.data)
+            self.model.load_state_dict(fresh.state_dict())
 
     @torch.no_grad()
     def prepare_finetuning(self) -> None:
@@ -241,7 +288,7 @@ class RecipeRun:
         """
         model, quant = self.model, self.config.quant
         rows = self.float_embedding()
-        self.context.teacher = rows if self.teacher is None else self.teacher
+        self.context.teacher = self.taught_rows()
         model.load_state_dict(self.float_state)
         controller = model.embedding.controller
         if quant.min_bits == 0:
@@ -261,7 +308,7 @@ class RecipeRun:
         """
         model, quant = self.model, self.config.quant
         rows = self.float_embedding()
-        self.context.teacher = rows if self.teacher is None else self.teacher
+        self.context.teacher = self.taught_rows()
         model.load_state_dict(self.float_state)
         controller = model.embedding.controller
         bits = self.node_widths(rows)
@@ -280,13 +327,8 @@ class RecipeRun:
 
     @torch.no_grad()
     def prepare_transform(self) -> None:
-        r"""Makes the rows of :obj:`transform` from those of their teacher,
-        the float model or another one.
-        """
-        teacher = self.teacher
-        if teacher is None:
-            teacher = self.float_embedding()
-        self.context.teacher = teacher
+        r"""Makes the rows of :obj:`transform` from those of their teacher."""
+        teacher = self.context.teacher = self.taught_rows()
         num_users = self.context.data.num_users
         tables = teacher[:num_users], teacher[num_users:]
         if self.learned:
@@ -320,10 +362,7 @@ class RecipeRun:
         the closed form would give each row and each axis.
         """
         quant = self.config.quant
-        teacher = self.teacher
-        if teacher is None:
-            teacher = self.float_embedding()
-        self.context.teacher = teacher
+        teacher = self.context.teacher = self.taught_rows()
         num_users = self.context.data.num_users
         plan = TransformPlan(teacher[:num_users], teacher[num_users:], quant,
                              self.config.seed, self.context.excluded())
@@ -395,6 +434,22 @@ class RecipeRun:
         return weight
 
     @torch.no_grad()
+    def taught_rows(self) -> Tensor:
+        r"""The rows that are distilled: those of the given teacher, or of the
+        float model, blended with its companion, at the discount of the
+        settings.
+        """
+        rows = self.teacher
+        if rows is None:
+            rows = self.float_embedding()
+        other: Optional[Tensor] = None
+        if self.companion is not None:
+            model = self.companion.model
+            model.load_state_dict(self.companion_state)
+            other = model.get_embedding(self.companion.edge_index)
+        return taught_rows(self.config, self.context.data, rows, other)
+
+    @torch.no_grad()
     def float_embedding(self) -> Tensor:
         r"""The propagated rows of the float model, :math:`(N, d)`."""
         current = copy_state(self.model)
@@ -416,7 +471,7 @@ class RecipeRun:
     def exact_embedding(self) -> Optional[Tensor]:
         r"""The float rows that the served ones stand for, in their axes,
         :math:`(N, d)`: the float model's; those of the teacher that
-        :obj:`transform` starts from, if one is given; for :obj:`paper`, which
+        :obj:`transform` starts from; for :obj:`paper`, which
         quantizes no other model, its own; none for :obj:`float`.
         """
         recipe = self.config.quant.recipe
@@ -425,23 +480,25 @@ class RecipeRun:
         if recipe == "paper":
             return self.latent_embedding()
         num_users = self.context.data.num_users
-        rows = self.teacher
-        if recipe != "transform" or rows is None:
-            rows = self.float_embedding()
+        rows = (self.taught_rows() if recipe == "transform"
+                else self.float_embedding())
         if self.axes is None:
             return rows
         return self.axes.turn(rows[:num_users], rows[num_users:])
 
     @torch.no_grad()
     def validation(self) -> dict[str, dict[str, float]]:
-        r"""All validation metrics of the trained model and, if there is one,
-        of the float model; empty without a validation split.
+        r"""All validation metrics of the trained model and, if there are any,
+        of the float model and of a teacher that is not the float model; empty
+        without a validation split.
         """
         if self.context.data.val.size(1) == 0:
             return {}
         rows = {"trained": self.served.get_embedding(self.context.edge_index)}
         if self.float_state:
             rows["float"] = self.float_embedding()
+        if self.differs:
+            rows["teacher"] = self.taught_rows()
         num_users = self.context.data.num_users
         return {
             name: evaluate_ranking(torch_topk(x[:num_users], x[num_users:]),
@@ -460,10 +517,11 @@ class RecipeRun:
     def save(self, stage: Stage, progress: StageProgress) -> None:
         r"""Writes a checkpoint."""
         self.journal.save(
-            model=self.served.state_dict(),
+            model=stage.context.served.state_dict(),
             optimizer=stage.optimizer.state_dict(),
-            best=progress.best, float_state=self.float_state,
-            learned=self.learned,
+            best=progress.best,
+            groups={"float": self.float_state, "learned": self.learned,
+                    COMPANION: self.companion_state},
             state={
                 **self.carried,
                 "run": self.name,
@@ -474,15 +532,3 @@ class RecipeRun:
                 "done": self.done,
                 "plans": {k: list(v) for k, v in self.plans.items()},
             })
-
-
-def new_model(config: ExperimentConfig, data: Interactions) -> QuantLightGCN:
-    r"""A freshly initialised model; the seed alone decides its values."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return QuantLightGCN(data.num_nodes, config.model.embedding_dim,
-                             config.model.num_layers, quant=config.quant,
-                             degree=data.degree("train"),
-                             num_users=data.num_users,
-                             cosine_temperature=config.loss
-                             .cosine_temperature)

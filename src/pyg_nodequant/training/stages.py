@@ -106,7 +106,9 @@ class Stage(ABC):
     #: Whether it ends with the best model on validation, not the last one.
     keeps_best = True
 
-    def __init__(self, context: TrainingContext, steps_per_epoch: int) -> None:
+    def __init__(self, context: TrainingContext, steps_per_epoch: int,
+                 name: Optional[str] = None) -> None:
+        self.name = name or self.name  # one stage can run twice
         self.context = context
         self.model = context.model
         self.config = context.config
@@ -145,6 +147,7 @@ class Stage(ABC):
     def begin_step(self, step: int) -> None:
         r"""Makes what is random within a step a function of seed and step."""
         self.model.seed_noise(2 * (self.config.seed * 1_000_003 + step))
+
     def after_backward(self) -> None:  # noqa: B027, most have nothing to do
         r"""What follows from the gradients, before the optimizer's step."""
 

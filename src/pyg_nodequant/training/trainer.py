@@ -32,13 +32,17 @@ class TrainingResult:
             ones stand for, in the same axes; axes that are not served come
             last. :obj:`None` if nothing is quantized.
         val (dict): Validation metrics of the model that was chosen
-            (:obj:`"trained"`) and of its float model (:obj:`"float"`);
+            (:obj:`"trained"`), of its float model (:obj:`"float"`) and of
+            what was distilled, if that is another one (:obj:`"teacher"`);
             taken before a refit, which trains on validation too.
         seconds (dict): Training time of each stage.
         steps (dict): Optimizer steps of each stage, and where its best was.
         history (list): A row for each validation.
         teacher (Teacher, optional): The rows of :obj:`quant.teacher`, if they
             were distilled.
+        taught_embedding (Tensor, optional): The rows that were distilled,
+            :math:`(N, d')`, if they are not the float model's own: the
+            teacher's, or a blend, at the discount of the settings.
     """
 
     model: Union[QuantLightGCN, TransformRows]
@@ -50,6 +54,7 @@ class TrainingResult:
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     teacher: Optional[Teacher] = None
+    taught_embedding: Optional[Tensor] = None
 
     @torch.no_grad()
     def embedding(self) -> Tensor:
@@ -200,4 +205,5 @@ class Trainer:
             {name: stage["seconds"] for name, stage in done.items()},
             {name: {"steps": stage["step"], "best": stage["best_step"]}
              for name, stage in done.items()},
-            journal.rows, teacher)
+            journal.rows, teacher,
+            run.taught_rows() if run.differs else None)
