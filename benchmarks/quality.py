@@ -244,8 +244,8 @@ def main() -> None:
                         default=["lastfm", "movielens_100k", "ml-1m"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", metavar="TEXT",
-                        help="only methods whose name begins with one of them, "
-                        "or is one of them after an equals sign")
+                        help="only methods whose name begins with one of "
+                        "them, or is one of them after an equals sign")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
