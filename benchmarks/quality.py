@@ -38,7 +38,7 @@ AXES = {11: ((40, 2), (26, 3), (20, 4), (16, 5)),
 # The float model that everything is distilled from, and how. Recipes of
 # transform coding have it by default.
 TEACHER = ["loss=softmax", "quant.blend=0.5",
-           "quant.popularity_discount=0.125", "quant.temperature=0.4",
+           "quant.popularity_discount=0.15", "quant.temperature=0.4",
            "quant.distill_seen=false", "quant.bpr_weight=0"]
 # What each ingredient is worth: it alone is taken away or put in its place.
 TRANSFORM_WITHOUT = {
@@ -109,6 +109,7 @@ def methods() -> dict[str, list[str]]:
                 plain = [x for x in base if x.split("=")[0] not in
                          {y.split("=")[0] for y in overrides}]
                 out[f"{size}, {kind} {name}"] = [*plain, *overrides]
+    out["transform 10 B"] = ["quant=transform", "quant.bytes_per_node=10"]
     out["transform 8 B items, 40 B users"] = [
         "quant=transform", "quant.bytes_per_item=8",
         "quant.bytes_per_user=40"]

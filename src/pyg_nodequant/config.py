@@ -122,7 +122,10 @@ class NodeQuantConfig:
         dual_rate (float): How fast the price :math:`\lambda` of a bit rises
             while the mean width is above the budget, as a share of its size
             for each step and bit.
-        axes (int): Principal axes that :obj:`"transform"` may use.
+        axes (int, optional): Principal axes that :obj:`"transform"` may use.
+            (default: :obj:`None`: as many as leave 3.6 bits to each, since
+            fine-tuning does little for narrower ones; all for
+            :obj:`allocation="uniform"`)
         min_bytes (int): The fewest bytes of codes of a row of
             :obj:`"transform"`.
         scale_bits (int): Bits of its row scales, 4 or 8.
@@ -223,7 +226,7 @@ class NodeQuantConfig:
     alpha_start: str = "sensitivity"
     learn_steps: int = 400
     dual_rate: float = 0.1
-    axes: int = 96
+    axes: Optional[int] = None
     min_bytes: int = 1
     scale_bits: int = 4
     lambda_storage: float = 1e-4
@@ -272,7 +275,8 @@ class NodeQuantConfig:
             self._check_unused("row_scale", "interval", why="min_bits 0")
         check_number("quant.bits", self.bits, 1, top, integer=True)
         check_choice("quant.allocation", self.allocation, ALLOCATIONS)
-        check_number("quant.axes", self.axes, 1, 4096, integer=True)
+        if self.axes is not None:
+            check_number("quant.axes", self.axes, 1, 4096, integer=True)
         check_number("quant.min_bytes", self.min_bytes, 0, 255, integer=True)
         if self.scale_bits not in (4, 8):
             raise ValueError(f"'quant.scale_bits' needs to be 4 or 8 "

@@ -15,10 +15,11 @@ from pyg_nodequant.training.packing import (
     pack_axes,
     pack_rows,
 )
-from pyg_nodequant.training.transform_plan import TransformPlan
+from pyg_nodequant.training.transform_plan import (
+    DEFAULT_BYTES,
+    TransformPlan,
+)
 
-# Bytes a node where no budget is given.
-DEFAULT_BYTES = 11.0
 # Times that the size of a file is asked for.
 _TRIES = 8
 

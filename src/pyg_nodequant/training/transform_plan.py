@@ -12,6 +12,10 @@ from pyg_nodequant import functional as F
 from pyg_nodequant.config import NodeQuantConfig
 from pyg_nodequant.nn import TransformRows
 
+# Bytes a node where no budget is given.
+DEFAULT_BYTES = 11.0
+# Bits that each axis gets on average, where their number is not given.
+AXIS_BITS = 3.6
 # Classes of a table: their numbers take half a byte a row.
 _CLASSES = 16
 # Nodes of a class from which its columns' weights are its own.
@@ -44,6 +48,24 @@ class PlanAxes:
         return torch.cat([first[:, self.used], first[:, ~self.used], rest], 1)
 
 
+def axes_for(quant: NodeQuantConfig, num_nodes: int) -> int:
+    r"""Returns how many axes rows of a budget may use: with all of them at
+    hand, water-filling gives one bit to many, of which fine-tuning makes
+    little.
+
+    Example:
+        >>> axes_for(NodeQuantConfig("transform", bytes_per_node=11.0), 100)
+        24
+    """
+    if quant.bytes_per_user is not None and quant.bytes_per_item is not None:
+        size = max(quant.bytes_per_user, quant.bytes_per_item)
+    else:
+        budget = quant.budget_bytes(num_nodes)
+        size = DEFAULT_BYTES if budget is None else budget / num_nodes
+    bits = min(AXIS_BITS, 0.75 * quant.max_bits)
+    return max(1, round(8 * size / bits))
+
+
 class TransformPlan:
     r"""Who gets how many bytes: rows by the tempered sensitivity of the
     rankings to them, columns of a row by their share in it.
@@ -74,7 +96,11 @@ class TransformPlan:
                  seed: int = 0, excluded: Optional[Tensor] = None) -> None:
         self.quant = quant
         self.seed = seed
-        axes = min(quant.axes, users.size(1))
+        axes = users.size(1)
+        if quant.axes is not None:
+            axes = min(axes, quant.axes)
+        elif quant.allocation != "uniform":
+            axes = min(axes, axes_for(quant, len(users) + len(items)))
         self.kinds = F.principal_axes(users, items, axes)
         #: The axes of the rows that were made last.
         self.axes = PlanAxes(torch.ones(axes, dtype=torch.bool,
