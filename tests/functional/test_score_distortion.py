@@ -43,6 +43,30 @@ def test_score_distortion(temperature, chunk_scores):
         F.distortion_bound(users, items, 30.0, temperature))
 
 
+@pytest.mark.parametrize("chunk_scores", [2**22, 1])
+def test_what_does_not_count(chunk_scores):
+    users, items = table(5, 3), table(7, 3, seed=1)
+    new = noisy(users, 2), noisy(items, 3)
+    pairs = torch.tensor([[0, 0, 3, 4], [1, 6, 2, 0]])
+    out = score_distortion(users, items, *new, 30.0, 0.5, excluded=pairs,
+                           chunk_scores=chunk_scores)
+    total = 0.0
+    for u in range(5):
+        keep = [i for i in range(7) if [u, i] not in pairs.t().tolist()]
+        total += slow_kl(users[u:u + 1], items[keep], new[0][u:u + 1],
+                         new[1][keep], 0.5)
+    assert out.kl == pytest.approx(total / 5)
+    whole = score_distortion(users, items, *new, 30.0, 0.5)
+    assert out.quadratic != whole.quadratic and out.bound != whole.bound
+    # As if those items were far away, whatever is served of them:
+    far = torch.cat([items, torch.zeros(1, 3)])
+    near = torch.cat([new[1], 100 * torch.ones(1, 3)])
+    every = torch.stack([torch.arange(5), torch.full((5, ), 7)])
+    out = score_distortion(users, far, new[0], near, 30.0, 0.5,
+                           excluded=every)
+    assert out.kl == pytest.approx(whole.kl)
+
+
 def test_nothing_lost():
     users, items = table(5, 3).float(), table(7, 3, seed=1).float()
     out = score_distortion(users, items, users, items, 9.0)

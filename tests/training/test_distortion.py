@@ -3,7 +3,10 @@ import torch
 
 import pyg_nodequant.training.distortion as distortion
 from pyg_nodequant import functional as F
+from pyg_nodequant.training import Trainer
 from pyg_nodequant.training.distortion import measure_distortion
+from pyg_nodequant.training.experiment import run_experiment
+from pyg_nodequant.training.seen import SeenItems
 
 
 def rows(num_users=40, num_items=30, dim=4):
@@ -28,6 +31,20 @@ def test_all_users():
     small = exact + .1 * (served - exact)
     out = measure_distortion(exact, small, 40, 100)
     assert out["quadratic"] == pytest.approx(out["kl"], rel=.25)
+
+
+def test_as_it_was_distilled(data, settings, tmp_path):
+    kept = settings("transform", bytes_per_node=7.0, temperature=0.4,
+                    distill_seen=False)
+    metrics = run_experiment(kept, data, tmp_path)
+    result = Trainer(kept).fit(data)
+    size = metrics["storage"]["embedding_bytes"]
+    rows = result.exact_embedding, result.embedding()
+    together = torch.cat([data.train, data.val], 1)
+    seen = SeenItems(together, data.num_users)
+    out = measure_distortion(*rows, data.num_users, size, 0, 0.4, seen)
+    assert metrics["distortion"] == pytest.approx(out)
+    assert out["kl"] != measure_distortion(*rows, data.num_users, size)["kl"]
 
 
 def test_axes_do_not_matter():

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from pyg_nodequant.functional.distillation import listwise_kl_loss
+from pyg_nodequant.functional.pairs import pairs_between
 from pyg_nodequant.functional.rate_distortion import (
     curved_errors,
     directional_curvature,
     sampled_bound,
 )
+
+# The score of what does not count: finite, so that 0 times it is 0.
+_NEVER = -1e9
 
 
 class ScoreDistortion(NamedTuple):
@@ -41,6 +45,7 @@ def score_distortion(
     temperature: float = 1.0,
     num_users: Optional[int] = None,
     chunk_scores: int = 2**22,
+    excluded: Optional[Tensor] = None,
 ) -> ScoreDistortion:
     r"""Compares what is served with the float rows it stands for: with
     :math:`p_u` and :math:`\hat{p}_u` the softmax of user :math:`u`'s scores
@@ -71,6 +76,9 @@ def score_distortion(
         num_users (int, optional): How many users there are, of which those
             given are a random sample. (default: :obj:`None`, those given)
         chunk_scores (int, optional): Scores that are held at a time.
+        excluded (Tensor, optional): Users and items that do not count in a
+            ranking, :math:`(2, M)`, sorted by user.
+            (default: :obj:`None`)
 
     Raises:
         ValueError: If a quantized table has another shape, there are more
@@ -98,10 +106,15 @@ def score_distortion(
     step = max(1, chunk_scores // max(items.size(0), 1))
     for start in range(0, count, step):
         part = slice(start, start + step)
-        loss = listwise_kl_loss(quantized_users[part] @ quantized_items.t(),
-                                users[part] @ items.t(), temperature)
+        scores = quantized_users[part] @ quantized_items.t()
+        target = users[part] @ items.t()
+        if excluded is not None:
+            at = pairs_between(excluded, start, start + step)
+            scores[at] = target[at] = _NEVER
+        loss = listwise_kl_loss(scores, target, temperature)
         kl += float(loss) * users[part].size(0) / count
-    curvature = directional_curvature(users, items, temperature, chunk_scores)
+    curvature = directional_curvature(users, items, temperature, chunk_scores,
+                                      excluded)
     return ScoreDistortion(
         max(kl, 0.0), curved_errors(curvature, list(tables.values())),
         sampled_bound(curvature, users, items, rate, num_users))

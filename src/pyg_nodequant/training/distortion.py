@@ -4,12 +4,13 @@ could be.
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
 
 from pyg_nodequant import functional as F
+from pyg_nodequant.training.seen import SeenItems
 
 #: Products that scores may take, users times items times dimensions; beyond
 #: that, users are sampled. Some seconds on one core.
@@ -23,6 +24,8 @@ def measure_distortion(
     num_users: int,
     num_bytes: int,
     seed: int = 0,
+    temperature: float = 1.0,
+    seen: Optional[SeenItems] = None,
 ) -> dict[str, Union[int, float]]:
     r"""The :func:`~pyg_nodequant.functional.score_distortion` of what is
     served, at the size of its file.
@@ -42,6 +45,10 @@ def measure_distortion(
             rate.
         seed (int, optional): Of the sample of users, where all would take too
             long.
+        temperature (float, optional): Of the softmaxes.
+            (default: :obj:`1.0`)
+        seen (SeenItems, optional): What does not count in a user's ranking.
+            (default: :obj:`None`, nothing)
 
     Returns:
         dict: :obj:`kl`, :obj:`quadratic` and :obj:`bound` in nats a user,
@@ -64,6 +71,7 @@ def measure_distortion(
         chosen = order[:count].sort().values.to(exact.device)
     found = F.score_distortion(
         users[chosen], items, served_users[chosen], served_items,
-        8 * num_bytes, num_users=num_users)
+        8 * num_bytes, temperature, num_users,
+        excluded=None if seen is None else seen.pairs(chosen))
     return {**found._asdict(), "bits": 8 * num_bytes / max(len(exact), 1),
             "users": chosen.numel()}

@@ -26,6 +26,7 @@ from pyg_nodequant.training.evaluation import (
     torch_topk,
 )
 from pyg_nodequant.training.packing import pack_model
+from pyg_nodequant.training.seen import SeenItems
 from pyg_nodequant.training.teacher import Teacher
 from pyg_nodequant.training.trainer import Trainer, TrainingResult
 
@@ -90,7 +91,10 @@ def run_experiment(
     if result.exact_embedding is not None:
         metrics["distortion"] = measure_distortion(
             result.exact_embedding.cpu(), rows, num_users,
-            metrics["storage"]["embedding_bytes"], config.seed)
+            metrics["storage"]["embedding_bytes"], config.seed,
+            config.quant.temperature,
+            None if config.quant.distill_seen else SeenItems(
+                trained_pairs(result, num_users), num_users))
     end = time.monotonic()
     metrics["timing"] = {
         "train_seconds": result.seconds, "steps": result.steps,
@@ -104,6 +108,13 @@ def run_experiment(
     write_atomic(run_dir / "metrics.json",
                  [json.dumps(metrics, indent=2).encode()])
     return metrics
+
+
+def trained_pairs(result: TrainingResult, num_users: int) -> Tensor:
+    r"""The users and items :math:`(2, M)` that the model was trained on."""
+    edges = result.edge_index.cpu()
+    users, items = edges[:, edges[0] < num_users]
+    return torch.stack([users, items - num_users])
 
 
 def provenance(config: ExperimentConfig, interactions: Interactions,
