@@ -38,7 +38,7 @@ AXES = {11: ((40, 2), (26, 3), (20, 4), (16, 5)),
 # The float model that everything is distilled from, and how. Recipes of
 # transform coding have it by default.
 TEACHER = ["loss=softmax", "quant.blend=0.5",
-           "quant.popularity_discount=0.15", "quant.temperature=0.4",
+           "quant.popularity_discount=null", "quant.temperature=0.4",
            "quant.distill_seen=false", "quant.bpr_weight=0"]
 # What each ingredient is worth: it alone is taken away or put in its place.
 TRANSFORM_WITHOUT = {
@@ -138,6 +138,7 @@ def run(name: str, data: str, seed: int, options: argparse.Namespace) -> None:
         "test": metrics["test"], "val": metrics["val"],
         "float": metrics["float"].get("test", {}),
         "teacher": metrics["teacher"].get("test", {}),
+        "discount": metrics["teacher"].get("popularity_discount"),
         "seconds": metrics["timing"]["train_seconds"],
     }
     with (options.out / "runs.jsonl").open("a") as file:

@@ -8,6 +8,7 @@ from pyg_nodequant import functional as F
 from pyg_nodequant.config import NodeQuantConfig
 from pyg_nodequant.training import Trainer
 from pyg_nodequant.training.experiment import run_experiment
+from pyg_nodequant.training.popularity import PopularityLift
 
 BLEND = {"blend": 0.5, "popularity_discount": 0.125}
 SOFTMAX = {"name": "softmax", "users": 50}
@@ -43,7 +44,7 @@ def test_what_a_blend_distils(recipe, data, trained):
     plain = users @ items.t()
     # The refit is on train and validation together:
     degree = data.merge_validation().degree("train")[120:].double()
-    taught = scores(result.taught_embedding)
+    taught = scores(result.taught.rows)
     change = 0.125 * (degree[degree > 0].log().mean()
                       - degree.clamp(min=1).log())
     change[degree == 0] = 0
@@ -60,11 +61,11 @@ def test_the_students_learn_from_both(trained):
     own, taught = (
         torch.corrcoef(torch.stack([scores(result.embedding()).flatten(),
                                     scores(x).flatten()]))[0, 1]
-        for x in (result.float_embedding, result.taught_embedding))
+        for x in (result.float_embedding, result.taught.rows))
     assert taught > 0.97
     assert taught > own
     alone = trained(**options)
-    assert alone.taught_embedding is None
+    assert alone.taught is None
     assert "companion" not in alone.steps
 
 
@@ -74,7 +75,7 @@ def test_the_companion_of_bpr_knows_softmax(trained):
     assert torch.equal(result.float_embedding, other)
     other = trained("float", loss={"name": "softmax"}).embedding()
     order = scores(other).argsort(1)
-    taught = scores(result.taught_embedding)
+    taught = scores(result.taught.rows)
     assert bool((taught.gather(1, order).diff(dim=1) > -1e-4).all())
 
 
@@ -82,9 +83,25 @@ def test_a_discount_without_a_companion(trained):
     result = trained(recipe="transform", bytes_per_node=7.0, max_bits=8,
                      popularity_discount=0.5)
     assert "companion" not in result.steps
-    gap = scores(result.taught_embedding) - scores(result.float_embedding)
+    gap = scores(result.taught.rows) - scores(result.float_embedding)
     assert torch.allclose(gap, gap[:1].expand(120, -1), atol=1e-4)
     assert gap[0].max() > 0.2 and gap[0].min() < -0.2
+
+
+def test_a_discount_that_is_found(data, settings, trained):
+    options = {"recipe": "transform", "bytes_per_node": 7.0, "blend": 0.5,
+               "loss": SOFTMAX, "popularity_discount": None}
+    plain = trained(**{**options, "popularity_discount": 0.0}).taught
+    together = data.merge_validation()
+    lift = PopularityLift(together)
+    target = 0.95 * lift(*tables(plain.rows))
+    found = trained(**options, popularity_lift=target).taught
+    assert found.discount == lift.discount(*tables(plain.rows), target) > 0
+    assert lift(*tables(found.rows)) <= target
+    assert plain.discount == 0.0
+    with pytest.raises(ValueError, match="'quant.popularity_lift' is no "
+                                         "setting of a given discount"):
+        NodeQuantConfig(popularity_discount=0.1, popularity_lift=2.0)
 
 
 STOPS = [
@@ -148,7 +165,7 @@ def test_a_given_teacher_has_no_companion(data, settings, trained, tmp_path):
     result = Trainer(settings(**options)).fit(data)
     assert set(result.steps) == {"transform", "refit_transform"}
     # The discount is for any teacher.
-    assert result.taught_embedding.size(1) == result.teacher.rows.size(1) + 1
+    assert result.taught.rows.size(1) == result.teacher.rows.size(1) + 1
 
 
 def test_recipes_that_distil_nothing():

@@ -124,9 +124,13 @@ class NodeQuantConfig:
             the other :obj:`loss`, has in the scores of the teacher
             (:func:`~pyg_nodequant.functional.blend_rows`); 0 trains none.
             A given :obj:`teacher` has none either.
-        popularity_discount (float): What the teacher's scores lose by the
-            popularity of an item, :math:`\gamma` in
-            :func:`~pyg_nodequant.functional.discount_popularity`.
+        popularity_discount (float, optional): What the teacher's scores lose
+            by the popularity of an item, :math:`\gamma` in
+            :func:`~pyg_nodequant.functional.discount_popularity`;
+            :obj:`None` for as much as :obj:`popularity_lift` asks for.
+        popularity_lift (float): How many times as popular as what users have
+            chosen the teacher's first items may be, as geometric means
+            (:class:`~pyg_nodequant.training.popularity.PopularityLift`).
         bpr_weight (float): Weight of BPR while fine-tuning.
         temperature (float): Temperature of the list-wise softmax, in the
             distillation and in the sensitivity.
@@ -184,7 +188,8 @@ class NodeQuantConfig:
     distill_items: int = 0
     teacher: Optional[str] = None
     blend: float = 0.0
-    popularity_discount: float = 0.0
+    popularity_discount: Optional[float] = 0.0
+    popularity_lift: float = 1.7
     bpr_weight: float = 0.3
     temperature: float = 1.0
     distill_users: int = 256

@@ -96,8 +96,12 @@ def check_distillation(quant: NodeQuantConfig) -> None:
         raise ValueError(f"'quant.teacher' needs to be null or a path "
                          f"(got {quant.teacher!r})")
     check_number("quant.blend", quant.blend, 0, 1)
-    check_number("quant.popularity_discount", quant.popularity_discount, 0,
-                 10)
+    if quant.popularity_discount is not None:
+        check_number("quant.popularity_discount", quant.popularity_discount,
+                     0, 10)
+        check_unused(quant, "popularity_lift", why="a given discount")
+    check_number("quant.popularity_lift", quant.popularity_lift, 0,
+                 open_low=True)
     if quant.recipe in ("paper", "float"):
         for name in changed(quant, "distillation", "distill_items", "teacher",
                             "blend", "popularity_discount"):

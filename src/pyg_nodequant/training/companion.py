@@ -8,7 +8,7 @@ as wide as it likes: nothing of its width is stored.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import torch
@@ -22,6 +22,7 @@ from pyg_nodequant.config import (
 )
 from pyg_nodequant.data import Interactions
 from pyg_nodequant.training.new_model import new_model
+from pyg_nodequant.training.popularity import PopularityLift
 from pyg_nodequant.training.stages import TrainingContext
 
 #: The name of the stage that trains it.
@@ -41,11 +42,25 @@ def companion_context(context: TrainingContext) -> TrainingContext:
                            plans=context.plans)
 
 
-def taught_rows(config: ExperimentConfig, data: Interactions, rows: Tensor,
-                companion: Optional[Tensor] = None) -> Tensor:
-    r"""Returns the rows that are distilled, users before items: those of the
-    float model or of another teacher, blended with the companion's, their
-    scores discounted by popularity.
+@dataclass(frozen=True)
+class Taught:
+    r"""What is distilled.
+
+    Args:
+        rows (Tensor): Rows whose inner products rank, users before items,
+            :math:`(N, d')`.
+        discount (float): What their scores lost by popularity.
+    """
+
+    rows: Tensor
+    discount: float
+
+
+def make_taught(config: ExperimentConfig, data: Interactions, rows: Tensor,
+                companion: Optional[Tensor] = None) -> Taught:
+    r"""Returns the rows of the float model or of another teacher, blended
+    with the companion's, their scores discounted by popularity: as the
+    settings say, or as much as the lift that they allow asks for.
 
     Args:
         config (ExperimentConfig): All settings.
@@ -59,8 +74,11 @@ def taught_rows(config: ExperimentConfig, data: Interactions, rows: Tensor,
     if companion is not None:
         tables = F.blend_rows(tables, (companion[:count], companion[count:]),
                               quant.blend)
-    if quant.popularity_discount > 0:
+    discount = quant.popularity_discount
+    if discount is None:
+        discount = PopularityLift(data, config.seed).discount(
+            *tables, quant.popularity_lift)
+    if discount > 0:
         degree = data.degree("train")[count:].to(rows.device)
-        tables = F.discount_popularity(*tables, degree,
-                                       quant.popularity_discount)
-    return torch.cat(tables)
+        tables = F.discount_popularity(*tables, degree, discount)
+    return Taught(torch.cat(tables), discount)

@@ -154,12 +154,13 @@ def teacher_metrics(result: TrainingResult,
     r"""The same full ranking of what was distilled, if that is not the float
     model.
     """
-    if result.taught_embedding is None:
+    if result.taught is None:
         return {}
-    rows, num_users = result.taught_embedding.cpu(), interactions.num_users
+    rows, num_users = result.taught.rows.cpu(), interactions.num_users
     topk = torch_topk(rows[:num_users], rows[num_users:])
     return {"test": evaluate_split(topk, interactions, "test"),
-            "val": result.val.get("teacher", {})}
+            "val": result.val.get("teacher", {}),
+            "popularity_discount": result.taught.discount}
 
 
 def check_parity(packed: PackedRecommender, rows: Tensor, num_users: int,

@@ -2,6 +2,7 @@ r"""Runs the stages of a recipe on one set of training edges."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Optional, Union
 
 import torch
@@ -17,8 +18,9 @@ from pyg_nodequant.training.checkpoint import Checkpoint
 from pyg_nodequant.training.cold import hold_rows, settle_cold_nodes
 from pyg_nodequant.training.companion import (
     COMPANION,
+    Taught,
     companion_context,
-    taught_rows,
+    make_taught,
 )
 from pyg_nodequant.training.evaluation import evaluate_ranking, torch_topk
 from pyg_nodequant.training.float_cache import FloatCache
@@ -119,7 +121,7 @@ class RecipeRun:
         r"""Whether what is distilled are not the float model's own rows."""
         quant = self.config.quant
         return self.teacher is not None or quant.has_companion or (
-            quant.popularity_discount > 0)
+            quant.popularity_discount != 0)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -288,7 +290,7 @@ class RecipeRun:
         """
         model, quant = self.model, self.config.quant
         rows = self.float_embedding()
-        self.context.teacher = self.taught_rows()
+        self.context.teacher = self.taught.rows
         model.load_state_dict(self.float_state)
         controller = model.embedding.controller
         if quant.min_bits == 0:
@@ -308,7 +310,7 @@ class RecipeRun:
         """
         model, quant = self.model, self.config.quant
         rows = self.float_embedding()
-        self.context.teacher = self.taught_rows()
+        self.context.teacher = self.taught.rows
         model.load_state_dict(self.float_state)
         controller = model.embedding.controller
         bits = self.node_widths(rows)
@@ -328,7 +330,7 @@ class RecipeRun:
     @torch.no_grad()
     def prepare_transform(self) -> None:
         r"""Makes the rows of :obj:`transform` from those of their teacher."""
-        teacher = self.context.teacher = self.taught_rows()
+        teacher = self.context.teacher = self.taught.rows
         num_users = self.context.data.num_users
         tables = teacher[:num_users], teacher[num_users:]
         if self.learned:
@@ -362,7 +364,7 @@ class RecipeRun:
         the closed form would give each row and each axis.
         """
         quant = self.config.quant
-        teacher = self.context.teacher = self.taught_rows()
+        teacher = self.context.teacher = self.taught.rows
         num_users = self.context.data.num_users
         plan = TransformPlan(teacher[:num_users], teacher[num_users:], quant,
                              self.config.seed, self.context.excluded())
@@ -433,11 +435,11 @@ class RecipeRun:
             weight[:num_users][cold.to(weight.device)] = 0
         return weight
 
-    @torch.no_grad()
-    def taught_rows(self) -> Tensor:
-        r"""The rows that are distilled: those of the given teacher, or of the
-        float model, blended with its companion, at the discount of the
-        settings.
+    @functools.cached_property
+    def taught(self) -> Taught:
+        r"""What is distilled: the rows of the given teacher, or of the float
+        model, blended with its companion's, at a discount. There when the
+        float models are.
         """
         rows = self.teacher
         if rows is None:
@@ -446,8 +448,9 @@ class RecipeRun:
         if self.companion is not None:
             model = self.companion.model
             model.load_state_dict(self.companion_state)
-            other = model.get_embedding(self.companion.edge_index)
-        return taught_rows(self.config, self.context.data, rows, other)
+            with torch.no_grad():
+                other = model.get_embedding(self.companion.edge_index)
+        return make_taught(self.config, self.context.data, rows, other)
 
     @torch.no_grad()
     def float_embedding(self) -> Tensor:
@@ -480,7 +483,7 @@ class RecipeRun:
         if recipe == "paper":
             return self.latent_embedding()
         num_users = self.context.data.num_users
-        rows = (self.taught_rows() if recipe == "transform"
+        rows = (self.taught.rows if recipe == "transform"
                 else self.float_embedding())
         if self.axes is None:
             return rows
@@ -498,7 +501,7 @@ class RecipeRun:
         if self.float_state:
             rows["float"] = self.float_embedding()
         if self.differs:
-            rows["teacher"] = self.taught_rows()
+            rows["teacher"] = self.taught.rows
         num_users = self.context.data.num_users
         return {
             name: evaluate_ranking(torch_topk(x[:num_users], x[num_users:]),

@@ -13,6 +13,7 @@ from pyg_nodequant.config import ExperimentConfig
 from pyg_nodequant.data import Interactions
 from pyg_nodequant.nn import QuantLightGCN, TransformRows
 from pyg_nodequant.training.checkpoint import Checkpoint
+from pyg_nodequant.training.companion import Taught
 from pyg_nodequant.training.journal import Journal
 from pyg_nodequant.training.recipe import RecipeRun
 from pyg_nodequant.training.teacher import Teacher, load_teacher
@@ -40,9 +41,8 @@ class TrainingResult:
         history (list): A row for each validation.
         teacher (Teacher, optional): The rows of :obj:`quant.teacher`, if they
             were distilled.
-        taught_embedding (Tensor, optional): The rows that were distilled,
-            :math:`(N, d')`, if they are not the float model's own: the
-            teacher's, or a blend, at the discount of the settings.
+        taught (Taught, optional): What was distilled, if that is not the
+            float model: the teacher, or a blend, at a discount.
     """
 
     model: Union[QuantLightGCN, TransformRows]
@@ -54,7 +54,7 @@ class TrainingResult:
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     teacher: Optional[Teacher] = None
-    taught_embedding: Optional[Tensor] = None
+    taught: Optional[Taught] = None
 
     @torch.no_grad()
     def embedding(self) -> Tensor:
@@ -206,4 +206,4 @@ class Trainer:
             {name: {"steps": stage["step"], "best": stage["best_step"]}
              for name, stage in done.items()},
             journal.rows, teacher,
-            run.taught_rows() if run.differs else None)
+            run.taught if run.differs else None)
