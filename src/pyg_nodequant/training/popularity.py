@@ -11,8 +11,9 @@ from pyg_nodequant.data import Interactions
 from pyg_nodequant.runtime.csr import take_rows
 from pyg_nodequant.training.evaluation import torch_topk
 
-# Users whose lists are looked at, and how long these are.
-_USERS, _LENGTH = 4096, 20
+# Users whose lists are looked at: fewer where that were too many scores.
+_USERS, _FEWEST, _SCORES = 4096, 256, 2**30
+_LENGTH = 20
 _LARGEST = 1.0
 _HALVINGS = 8
 
@@ -40,9 +41,10 @@ class PopularityLift:
         self.chosen = float(self.log_degree[data.train[1].cpu()].mean())
         indptr, indices = data.csr("train")
         users = np.flatnonzero(np.diff(indptr)).astype(np.int64)
-        if users.size > _USERS:
+        count = min(_USERS, max(_FEWEST, _SCORES // data.num_items))
+        if users.size > count:
             generator = np.random.default_rng(seed)
-            users = np.sort(generator.choice(users, _USERS, replace=False))
+            users = np.sort(generator.choice(users, count, replace=False))
         self.users = users
         self.seen = take_rows((indptr, indices), users)
 
