@@ -151,6 +151,9 @@ def test_choices():
      "needs to be a number of at least 0 (got -0.0001)"),
     (NodeQuantConfig, dict(sensitivity_power=5), "'quant.sensitivity_power' "
      "needs to be a number in [0, 4] (got 5)"),
+    (NodeQuantConfig, dict(distill_weight=0, bpr_weight=0, finetune_steps=9),
+     "'quant.distill_weight' or 'quant.bpr_weight' needs to be above 0 for "
+     "the 9 'quant.finetune_steps' (got 0 for both)"),
     (NodeQuantConfig, dict(distill_weight=-1), "'quant.distill_weight' "
      "needs to be a number of at least 0 (got -1)"),
     (NodeQuantConfig, dict(bpr_weight=-1), "'quant.bpr_weight' needs to be "

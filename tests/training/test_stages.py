@@ -113,7 +113,14 @@ def test_the_storage_loss_alone_shrinks_every_width(context, batch):
     assert bool((after < before).all())
 
 
-def test_finetune_loss(context, batch):
+WEIGHTS = [(0.8, 0.4), (0.8, 0.0), (0.0, 0.4)]
+
+
+@pytest.mark.parametrize("distill_weight, bpr_weight", WEIGHTS)
+def test_finetune_loss(distill_weight, bpr_weight, context, batch):
+    context.config = replace(context.config, quant=replace(
+        context.config.quant, distill_weight=distill_weight,
+        bpr_weight=bpr_weight))
     stage = FinetuneStage(context, 4)
     stage.prepare()
     context.teacher = torch.randn(context.data.num_nodes, 8)
@@ -129,8 +136,12 @@ def test_finetune_loss(context, batch):
         p = torch.softmax(teacher[num_users:] @ teacher[u] / t, 0)
         q = torch.softmax(rows[num_users:] @ rows[u] / t, 0)
         distance += float((p * (p / q).log()).sum()) * t**2 / len(distilled)
-    expected = 0.8 * distance + 0.4 * ranking + penalty
+    expected = distill_weight * distance + bpr_weight * ranking + penalty
     assert float(stage.loss(3, *batch)) == pytest.approx(expected, rel=1e-4)
+    if distill_weight == 0:  # nothing is asked of the teacher
+        context.teacher = None
+        assert float(stage.loss(3, *batch)) == pytest.approx(expected,
+                                                             rel=1e-4)
 
 
 def transform_rows(data):
@@ -143,10 +154,11 @@ def transform_rows(data):
                          widths, classes)
 
 
-@pytest.mark.parametrize("bpr_weight", [0.0, 0.4])
-def test_transform_loss(bpr_weight, context, batch):
+@pytest.mark.parametrize("distill_weight, bpr_weight", WEIGHTS)
+def test_transform_loss(distill_weight, bpr_weight, context, batch):
     context.config = replace(context.config, quant=replace(
-        context.config.quant, bpr_weight=bpr_weight))
+        context.config.quant, distill_weight=distill_weight,
+        bpr_weight=bpr_weight))
     context.rows = transform_rows(context.data)
     assert context.served is context.rows
     context.teacher = torch.randn(context.data.num_nodes, 8)
@@ -160,7 +172,8 @@ def test_transform_loss(bpr_weight, context, batch):
     for u in distilled:
         p = torch.softmax(teacher[num_users:] @ teacher[u] / t, 0)
         q = torch.softmax(rows[num_users:] @ rows[u] / t, 0)
-        expected += 0.8 * float((p * (p / q).log()).sum()) * t**2 / 32
+        expected += (distill_weight * t**2 / 32
+                     * float((p * (p / q).log()).sum()))
     expected += bpr_weight * bpr_and_l2(context, rows, batch)[0]
     loss = stage.loss(3, *batch)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)

@@ -107,6 +107,10 @@ def check_distillation(quant: NodeQuantConfig) -> None:
                             "blend", "popularity_discount"):
             raise ValueError(f"'quant.{name}' is no setting of recipe "
                              f"'{quant.recipe}', which distils nothing")
+    elif quant.distill_weight == quant.bpr_weight == 0 < quant.finetune_steps:
+        raise ValueError(f"'quant.distill_weight' or 'quant.bpr_weight' needs "
+                         f"to be above 0 for the {quant.finetune_steps} "
+                         f"'quant.finetune_steps' (got 0 for both)")
     if quant.distillation != "listwise":
         for name in changed(quant, "distill_items"):
             raise ValueError(f"'quant.{name}' is a setting of "

@@ -339,23 +339,33 @@ class FinetuneStage(DistilledStage):
 
     def loss(self, step: int, users: Tensor, positives: Tensor,
              negatives: Tensor) -> Tensor:
-        r"""Distillation + BPR + L2."""
+        r"""Distillation + BPR + L2; no row is propagated to that counts for
+        nothing.
+        """
         options = self.config.quant
-        distilled = self.sample_users(step)
-        lesson = self.lesson(step, distilled)
         nodes = self.batch_nodes(users, positives, negatives)
-        items = lesson.items
-        if items is None:
-            items = torch.arange(self.context.data.num_items,
-                                 device=self.context.device)
-        rows = self.model.get_embedding(
-            self.context.edge_index,
-            n_id=torch.cat([nodes, distilled, items + self.num_users]))
-        batch, tail = rows[:nodes.numel()], rows[nodes.numel():]
-        loss = options.distill_weight * lesson.loss(
-            tail[:distilled.numel()], tail[distilled.numel():])
-        ranking, penalty = self.bpr(batch, nodes)
-        return loss + options.bpr_weight * ranking + penalty
+        n_id = nodes if options.bpr_weight > 0 else nodes[:0]
+        scored = n_id.numel()
+        lesson: Optional[Lesson] = None
+        if options.distill_weight > 0:
+            distilled = self.sample_users(step)
+            lesson = self.lesson(step, distilled)
+            items = lesson.items
+            if items is None:
+                items = torch.arange(self.context.data.num_items,
+                                     device=self.context.device)
+            n_id = torch.cat([n_id, distilled, items + self.num_users])
+        latent = F.gather_rows(self.model.embedding.weight, nodes)
+        loss = self.context.l2 * F.l2_loss(*latent.chunk(3))
+        rows = self.model.get_embedding(self.context.edge_index, n_id=n_id)
+        if scored:
+            ranking = F.bpr_loss(*rows[:scored].chunk(3))
+            loss = loss + options.bpr_weight * ranking
+        if lesson is not None:
+            tail = rows[scored:]
+            loss = loss + options.distill_weight * lesson.loss(
+                tail[:distilled.numel()], tail[distilled.numel():])
+        return loss
 
 
 class TransformStage(DistilledStage):
@@ -392,14 +402,18 @@ class TransformStage(DistilledStage):
              negatives: Tensor) -> Tensor:
         r"""Distillation + BPR."""
         options = self.config.quant
-        distilled = self.sample_users(step)
-        lesson = self.lesson(step, distilled)
-        items = self.item_rows(lesson.items)
-        loss = options.distill_weight * lesson.loss(
-            self.user_rows(distilled), items)
+        items: Optional[Tensor] = None
+        loss = self.rows.weight.new_zeros(())
+        if options.distill_weight > 0:
+            distilled = self.sample_users(step)
+            lesson = self.lesson(step, distilled)
+            taught = self.item_rows(lesson.items)
+            loss = options.distill_weight * lesson.loss(
+                self.user_rows(distilled), taught)
+            items = taught if lesson.items is None else None
         if options.bpr_weight == 0:
             return loss
-        if lesson.items is None:  # each item is quantized once
+        if items is not None:  # each item is quantized once
             chosen = (F.gather_rows(items, positives),
                       F.gather_rows(items, negatives))
         else:
