@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -118,17 +117,11 @@ STOPS = [
 
 @pytest.mark.parametrize("recipe, run, stage, step", STOPS)
 def test_resumed_runs_end_alike(recipe, run, stage, step, data, settings,
-                                trained, packed_bytes, stop_at, tmp_path):
+                                packed_bytes, check_resumes, tmp_path):
     options = {**RECIPES[recipe], **BLEND, "loss": SOFTMAX}
-    expected, config = trained(**options), settings(**options)
-    stop_at(config, data, tmp_path, run, stage, step)
-    torch.manual_seed(7)
-    resumed = replace(config, trainer=replace(config.trainer,
-                                              resume=str(tmp_path)))
-    result = Trainer(resumed, tmp_path).fit(data)
-    assert packed_bytes(result, data) == packed_bytes(expected, data)
-    assert (result.val, result.steps) == (expected.val, expected.steps)
-    again = Trainer(resumed).fit(data)  # nothing is left to do
+    _, expected = check_resumes(run, stage, step, **options)
+    config = settings(**options, trainer={"resume": str(tmp_path)})
+    again = Trainer(config).fit(data)  # nothing is left to do
     assert packed_bytes(again, data) == packed_bytes(expected, data)
 
 

@@ -1,4 +1,3 @@
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,28 +11,14 @@ MIXED = {"interval": "message_passing", "interval_mix": 0.3}
 RELATED = {"gradient": "relation", "relation_weight": 0.5}
 
 
-def timeless(rows):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
 @pytest.mark.parametrize("options", [
     {"recipe": "node_aware", **MIXED, **RELATED},
     {"recipe": "paper", "where": "both", **MIXED},
     {"recipe": "learned", "learn_steps": 16, "where": "input", **RELATED}])
 @pytest.mark.parametrize("run, stage", [("select", 1), ("refit", 1)])
-def test_resuming(options, run, stage, data, settings, trained, packed_bytes,
-                  state_bytes, stop_at, tmp_path):
-    expected = trained(**options)
-    config = settings(**options)
-    name = [name for name in expected.steps if "_" not in name][stage]
-    stop_at(config, data, tmp_path, run, name, 8)
-    torch.manual_seed(7)
-    resumed = replace(config, trainer=replace(config.trainer,
-                                              resume=str(tmp_path)))
-    result = Trainer(resumed, tmp_path).fit(data)
-    assert state_bytes(result.model) == state_bytes(expected.model)
-    assert packed_bytes(result, data) == packed_bytes(expected, data)
-    assert timeless(result.history) == timeless(expected.history)
+def test_resuming(options, run, stage, trained, check_resumes):
+    stages = [n for n in trained(**options).steps if "_" not in n]
+    check_resumes(run, stages[stage], 8, **options)
 
 
 def test_budgets_of_bytes(data, trained):
